@@ -1,0 +1,27 @@
+# syntax=docker/dockerfile:1
+
+# First stage: the wheels of Tertulia and all it needs, built where a build may leave things behind.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY chat chat
+COPY templates templates
+RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[fast]'
+
+# Second stage: what runs. Settings come as CHAT_… variables; none is in the image.
+FROM python:3.13-slim
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+RUN --mount=from=build,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links /wheels 'tertulia[fast]' \
+    && useradd --system --uid 10001 --home-dir /srv/tertulia --create-home tertulia \
+    && install -d -o tertulia -g tertulia -m 0700 /srv/tertulia/var
+WORKDIR /srv/tertulia
+COPY hypercorn.toml ./
+USER tertulia
+# The SQLite file and the secret key, where neither PostgreSQL nor CHAT_SECRET_KEY is given.
+VOLUME /srv/tertulia/var
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-c", \
+    "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+# Without a shell in between, so that SIGTERM arrives and the rooms are drained.
+CMD ["python", "-m", "chat", "serve", "--bind", "0.0.0.0:8000"]

@@ -1,0 +1,101 @@
+# Tertulia: `make run` opens the chat, `make help` says what else there is.
+# Nothing but make and a Python is needed before; all that is installed goes to .venv.
+
+# Where `make run` listens. HOST is not taken from the environment: some shells and compilers set
+# it to something else.
+HOST = 127.0.0.1
+PORT ?= 8000
+WORKERS ?= 1
+
+# A Python to use instead of the first one found; arguments for pytest (then without coverage).
+PYTHON =
+ARGS =
+
+PYTHONS = python3 python3.13 python3.12 python3.11
+FITS = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+VENV_PYTHON = .venv/bin/python
+
+# An environment that was moved, or whose Python is gone, is made again.
+ifneq ($(shell $(VENV_PYTHON) -c "$(FITS)" 2>/dev/null && cat .venv/made-for),$(CURDIR))
+.PHONY: .venv/made-for
+endif
+
+# The first file says what each set of dependencies depends on; the stamp, that it is installed.
+SETS = run test lint bench
+DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench browser clean
+.DELETE_ON_ERROR:
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, PORT, WORKERS
+	@exec $(VENV_PYTHON) -m chat serve --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
+
+test: .venv/installed-test browser ## run all tests; ARGS="tests/test_tail.py -k gap" for some
+	@exec $(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --cov-report=term:skip-covered)
+
+lint: .venv/installed-lint ## ruff, and mypy --strict on chat/
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m ruff format --check
+	$(VENV_PYTHON) -m mypy
+
+format: .venv/installed-lint ## put the code in order with ruff
+	$(VENV_PYTHON) -m ruff check --fix
+	$(VENV_PYTHON) -m ruff format
+
+bench: .venv/installed-bench ## measure it against a bare Starlette endpoint
+	@exec $(VENV_PYTHON) -m bench $(ARGS)
+
+clean: ## remove what these targets made; the chat's own var/ stays
+	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A browser for the tests: the system's; else Debian's, where we may install it; else the one that
+# Playwright fetches. Where none can be had, the tests say so at the end of the run.
+browser: .venv/installed-test
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		if command -v "$$name" >/dev/null; then exit 0; fi; \
+	done; \
+	if [ -n "$$(find "$${PLAYWRIGHT_BROWSERS_PATH:-$$HOME/.cache/ms-playwright}" \
+		-maxdepth 1 -name 'chromium*' 2>/dev/null)" ]; then exit 0; fi; \
+	echo "Getting a browser for the tests …"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		if apt-get update -qq >/dev/null && apt-get install -yqq chromium >/dev/null; then \
+			exit 0; \
+		fi; \
+	fi; \
+	$(VENV_PYTHON) -m playwright install chromium >/dev/null 2>&1 || \
+		echo "There is none to be had here: tests that need one will be named." >&2
+
+.venv/made-for:
+	@missing=; \
+	for python in $(or $(PYTHON),$(PYTHONS)); do \
+		"$$python" -c "$(FITS)" 2>/dev/null || continue; \
+		if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+			missing=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+			continue; \
+		fi; \
+		"$$python" -m venv --clear .venv && printf '%s\n' '$(CURDIR)' >$@; \
+		exit; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		echo "The Python found here cannot make environments: install the package $$missing." >&2; \
+	else \
+		echo "Tertulia needs Python 3.11, 3.12 or 3.13, and none of" \
+			"$(or $(PYTHON),$(PYTHONS)) is one: install it, or say make PYTHON=/path/to/python." >&2; \
+	fi; \
+	exit 1
+
+.venv/installed-run: EXTRAS = fast
+.venv/installed-test: EXTRAS = fast,test
+.venv/installed-lint: EXTRAS = fast,lint
+.venv/installed-bench: EXTRAS = fast,test,bench
+$(SETS:%=.venv/installed-%): $(DEPENDENCIES)
+	@echo "Installing dependencies …"
+	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,66 @@
+"""`python -m chat`: the commands. `serve` runs the chat."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from chat import __version__
+from chat.app import create_app
+from chat.errors import ChatError, SettingsError
+from chat.ops import logging
+from chat.ops.secret import with_secret_key
+from chat.ops.server import load_config, serve
+from chat.settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0, 2 for a wrong setting or argument, else 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ChatError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tertulia", description="A room chat that loses nothing.")
+    parser.add_argument("--version", action="version", version=f"tertulia {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    command = commands.add_parser("serve", help="run the chat")
+    command.add_argument(
+        "--bind", action="append", default=[], metavar="HOST:PORT", help="where to listen"
+    )
+    command.add_argument("--workers", type=int, metavar="N", help="how many processes")
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="hypercorn.toml to use (default: ./, if any)"
+    )
+    command.set_defaults(command=_serve)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = Settings.load(os.environ)
+    logging.set_up(settings.log_format, settings.log_level)
+    for name in Settings.unknown(os.environ):
+        logging.logger.warning("The setting %s is unknown and has no effect", name)
+    config = load_config(options.config, bind=options.bind, workers=options.workers)
+    settings.check_workers(config.workers)
+    settings = with_secret_key(settings)
+    return serve(
+        partial(create_app, settings),
+        config,
+        announce=lambda url: print(f"Tertulia is open at {url} (Ctrl-C ends it)", flush=True),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

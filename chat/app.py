@@ -1,0 +1,168 @@
+"""Wires everything; the one place that knows all names.
+
+`create_app` returns the Starlette application; its lifespan opens the database, the relay and the
+background tasks, and closes them in reverse. Called by `__main__.py` and by tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from chat.errors import WireError
+from chat.live.hub import Hub
+from chat.live.relay import Relay
+from chat.live.tasks import Tasks
+from chat.log.database import Database
+from chat.log.repository import Repository
+from chat.log.users import Users
+from chat.log.writer import Writer
+from chat.ops.health import readiness
+from chat.protocol import CloseCode
+from chat.settings import Settings
+from chat.web import api, pages, problems
+from chat.web.guard import Guard
+from chat.web.identity import Identities, Sessions
+from chat.web.limits import Limits
+from chat.web.services import Services
+from chat.web.sockets import RoomSocket
+
+logger = logging.getLogger(__name__)
+
+PROCESS_BYTES = 6  # random bytes that tell the processes of a deployment apart
+FLUSH_LIMIT = 2.0  # seconds for the last messages to be stored
+FAREWELL_LIMIT = 2.5  # seconds for the members to be told
+FAREWELL_LOOK = 0.02  # seconds between two looks at who is still there
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Return the application; its secret key must be set."""
+    assert settings.secret_key, "ops/secret.py makes one"
+    draining = asyncio.Event()
+    cors = (
+        [
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.allowed_origins,
+                allow_credentials=True,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "Chat-User"],
+            )
+        ]
+        if settings.allowed_origins
+        else []
+    )
+    app = Starlette(
+        routes=[
+            *pages.ROUTES,
+            Mount("/api", routes=api.ROUTES, middleware=cors),
+            Mount("/static", StaticFiles(packages=[("chat.web", "static")]), middleware=cors),
+            Route("/healthz", _healthz),
+            Route("/readyz", _readyz),
+            WebSocketRoute("/ws/chat/{room:path}", RoomSocket),
+        ],
+        middleware=[
+            Middleware(Guard, settings=settings, draining=draining.is_set),
+            Middleware(Sessions, settings=settings),
+        ],
+        exception_handlers={
+            WireError: problems.on_wire_error,
+            HTTPException: problems.on_http_exception,
+            Exception: problems.on_fault,
+        },
+        lifespan=lambda app: _lifespan(app, settings, draining),
+    )
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(
+    app: Starlette, settings: Settings, draining: asyncio.Event
+) -> AsyncIterator[None]:
+    database = Database(settings.database_url)
+    await database.open()
+    repository = Repository(database)
+    deployment = await repository.deployment()
+    relay = Relay(
+        settings.relay_url,
+        prefix=deployment,
+        process=secrets.token_hex(PROCESS_BYTES),
+        # The hub offers its own announcements to its rooms directly.
+        echo=False,
+        on_gap=lambda channel: hub.on_gap(channel),
+        on_control=lambda text: hub.on_control(text),
+    )
+    hub = Hub(repository, relay)
+    writer = Writer(repository, hub.announce)
+    users = Users(database)
+    limits = Limits(settings, deployment, lambda: relay.lost)
+    identities = Identities(settings, users)
+    tasks = Tasks()
+    chat = Services(settings, repository, users, writer, hub, relay, identities, limits)
+    app.state.services = chat
+    app.state.tasks = tasks
+    app.state.drain = lambda: _drain(chat, draining)
+    await relay.open()
+    tasks.start("writer", writer.run)
+    tasks.start("ticker", hub.tick)
+    try:
+        yield
+    finally:
+        await hub.close()
+        await tasks.close()
+        await limits.close()
+        await relay.close()
+        await database.close()
+
+
+async def _drain(chat: Services, draining: asyncio.Event) -> None:
+    """Let nobody in, store what was sent, and send everybody home with 1012."""
+    draining.set()
+    chat.draining = True
+    await _within(FLUSH_LIMIT, chat.writer.flush())
+    for member in list(chat.hub.members):
+        member.end(CloseCode.RESTART, "restart")
+    await _within(FAREWELL_LIMIT, _empty(chat.hub))
+    await chat.relay.flush()
+
+
+async def _within(limit: float, step: Any) -> None:
+    try:
+        async with asyncio.timeout(limit):
+            await step
+    except TimeoutError:
+        logger.warning("A step of draining took more than %s s", limit)
+
+
+async def _empty(hub: Hub) -> None:
+    while hub.members:
+        await asyncio.sleep(FAREWELL_LOOK)
+
+
+async def _healthz(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _readyz(request: Request) -> Response:
+    chat: Services = request.app.state.services
+    status, report = await readiness(chat.repository.database, chat.relay, request.app.state.tasks)
+    return Response(
+        msgspec.json.encode(report),
+        status,
+        {"Cache-Control": "no-store"},
+        media_type="application/json",
+    )

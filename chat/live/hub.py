@@ -1,0 +1,269 @@
+"""All open rooms of this process, and what keeps them true to the log.
+
+Rule 1: a room is subscribed first and read afterwards, so that nothing falls between.
+Rule 2: every confirmed subscription, the first one included, is a gap report: read the log.
+Rule 3: the ticker looks at all heads in one query, always, whatever the relay says.
+Rule 4: a head never moves backwards, unless the log is another one: then its members start afresh.
+
+`web/` enters and leaves rooms here, `log/writer.py` announces what it committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from chat.errors import Unavailable
+from chat.live.relay import Relay
+from chat.live.room import TAIL_LOAD, Member, Room
+from chat.live.tasks import stop
+from chat.log import repository
+from chat.log.repository import Repository
+from chat.protocol import CloseCode, Entry
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.5  # seconds between two looks at the heads
+BELL_PATIENCE = 0.25  # seconds that a bell may be later than the head it announces
+CONFIRM_LIMIT = 0.25  # seconds that joining waits for the relay's confirmation
+ROOM_LINGER = 30.0  # seconds that an empty room stays open: reloading a page is cheap
+# ms of revocations that the first look goes back: nobody is connected yet
+FRESH = 0
+# Bytes of one announcement. What is longer is left to the log: a huge one would only clog Redis.
+MAX_ANNOUNCEMENT = 512 * 1024
+
+
+class Hub:
+    def __init__(self, log: Repository, relay: Relay) -> None:
+        self._log = log
+        self._relay = relay
+        self._rooms: dict[int, Room] = {}
+        self._names: dict[str, Room] = {}
+        # Rooms that are being opened: one flight for all that want in.
+        self._opening: dict[int, asyncio.Task[Room]] = {}
+        # The task that drains a room's subscription, by room id.
+        self._listening: dict[int, asyncio.Task[None]] = {}
+        # All members of all rooms.
+        self.members: set[Member] = set()
+        # Heads that were ahead and whose bell did not come, while the relay seemed well.
+        self.missed = 0
+        # When the ticker last reached the database (loop time); None: never, or not now.
+        self.ticked_at: float | None = None
+        self._clock = FRESH
+
+    # --- For web/: entering, leaving, announcing
+
+    def find(self, name: str) -> Room | None:
+        """Return the room if it is open in this process."""
+        return self._names.get(name)
+
+    async def open(self, row: repository.Room) -> Room:
+        """Return the open room, opened if need be; raise Unavailable."""
+        room = self._rooms.get(row.id)
+        if room is not None:
+            return room
+        task = self._opening.get(row.id)
+        if task is None:
+            task = asyncio.create_task(self._open(row), name=f"open {row.name}")
+            self._opening[row.id] = task
+            task.add_done_callback(lambda _: self._opening.pop(row.id, None))
+        return await asyncio.shield(task)
+
+    def enter(self, room: Room, member: Member) -> bool:
+        """Make the member one of the room's; False where the room was closed meanwhile."""
+        if self._rooms.get(room.id) is not room:
+            return False
+        room.members.add(member)
+        self.members.add(member)
+        return True
+
+    def leave(self, room: Room, member: Member) -> None:
+        room.members.discard(member)
+        self.members.discard(member)
+        if not room.members:
+            room.empty_since = asyncio.get_running_loop().time()
+
+    def announce(self, room_id: int, epoch: str, entries: list[Entry]) -> None:
+        """Ring the bell for what was just committed: here directly, elsewhere over the relay."""
+        room = self._rooms.get(room_id)
+        if room is not None:
+            room.offer(epoch, entries)
+        if sum(one.size for one in entries) <= MAX_ANNOUNCEMENT:
+            text = "\n".join([f"{epoch} {entries[0].seq}", *[one.json for one in entries]])
+        else:
+            text = f"{epoch} {entries[-1].seq}"
+        self._relay.publish(_channel(room_id), text)
+
+    def revoke(self, sid: str) -> None:
+        """End the open sockets of a session that was signed out, on every node."""
+        self._end_revoked({sid}, set())
+        self._relay.tell(f"revoked {sid}")
+
+    def online(self, name: str) -> int:
+        """Return how many users this process has in the room."""
+        room = self._names.get(name)
+        return len({member.user_id for member in room.members}) if room else 0
+
+    async def close(self) -> None:
+        """Close all rooms; the members are gone by then, or are ended with 1012."""
+        rooms, self._rooms = list(self._rooms.values()), {}
+        for member in list(self.members):
+            member.end(CloseCode.RESTART, "restart")
+        await stop([*self._opening.values(), *self._listening.values()])
+        for room in rooms:
+            await room.close()
+
+    # --- For the relay
+
+    def on_gap(self, channel: str) -> None:
+        room = self._rooms.get(_room_id(channel))
+        if room is not None:
+            room.mend()
+
+    def on_control(self, text: str) -> None:
+        kind, _, rest = text.partition(" ")
+        if kind == "revoked":
+            self._end_revoked({rest}, set())
+
+    # --- Opening and listening
+
+    async def _open(self, row: repository.Room) -> Room:
+        ready: asyncio.Future[Room] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._listen(row, ready), name=f"listen {row.name}")
+        try:
+            await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                task.result()  # raises what stopped it
+            room = ready.result()
+        except BaseException:
+            await stop([task])
+            raise
+        self._rooms[room.id] = self._names[room.name] = room
+        self._listening[room.id] = task
+        task.add_done_callback(lambda _: self._deaf(room))
+        room.empty_since = asyncio.get_running_loop().time()
+        return room
+
+    async def _listen(self, row: repository.Room, ready: asyncio.Future[Room]) -> None:
+        channel = _channel(row.id)
+        async with self._relay.listen(channel) as bells:
+            try:
+                async with asyncio.timeout(CONFIRM_LIMIT):
+                    await self._relay.confirmed(channel)
+            except TimeoutError:
+                pass  # the confirmation is a gap report when it comes
+            entries = await self._log.read_before(row.id, None, TAIL_LOAD)
+            fresh = await self._log.find_room(row.name)
+            if fresh is None or fresh.id != row.id:
+                raise Unavailable("This room is being set up again.")
+            if not entries or entries[-1].seq < fresh.last_seq:
+                # Committed between the two looks, or all trimmed: the ticker would find it, too.
+                entries = await self._log.read_before(row.id, None, TAIL_LOAD)
+            room = Room(fresh, entries, self._log)
+            ready.set_result(room)
+            async for text in bells:
+                self._hear(room, text)
+
+    def _hear(self, room: Room, text: str) -> None:
+        head, *lines = text.split("\n")
+        epoch, seq = head.split(" ")
+        if not lines:
+            room.mend(int(seq))
+            return
+        first = int(seq)
+        room.offer(
+            epoch,
+            [
+                Entry(first + place, line, len(line) if line.isascii() else len(line.encode()))
+                for place, line in enumerate(lines)
+            ],
+        )
+
+    def _deaf(self, room: Room) -> None:
+        """A room's listening ended: on purpose if the room is closed, else its members leave."""
+        if self._rooms.get(room.id) is room:
+            logger.error("Room %s lost its subscription; its members start afresh", room.name)
+            self._drop(room, CloseCode.RESTART, "the room starts afresh")
+
+    def _drop(self, room: Room, code: CloseCode, reason: str) -> asyncio.Task[None] | None:
+        self._rooms.pop(room.id, None)
+        self._names.pop(room.name, None)
+        for member in room.members:
+            member.end(code, reason)
+        task = self._listening.pop(room.id, None)
+        if task is not None:
+            task.cancel()
+        return task
+
+    # --- The ticker
+
+    async def tick(self) -> None:
+        """Look at the heads every TICK seconds, for ever."""
+        while True:
+            await asyncio.sleep(TICK)
+            try:
+                await self._look()
+            except Unavailable as error:
+                if self.ticked_at is not None:
+                    logger.error("Database lost: %s", type(error.__cause__).__name__)
+                self.ticked_at = None
+                continue
+            if self.ticked_at is None:
+                logger.info("Database reached")
+            self.ticked_at = asyncio.get_running_loop().time()
+            await self._close_empty()
+
+    async def _look(self) -> None:
+        # The heads as they were before the question: an answer may be older than what is here now.
+        known = {room.id: room.tail.last for room in self._rooms.values()}
+        heads = await self._log.heads(list(known), self._clock)
+        self._clock = heads.clock
+        self._end_revoked(set(heads.sids), set(heads.users))
+        ahead: list[tuple[Room, int]] = []
+        for room_id, last in known.items():
+            room = self._rooms.get(room_id)
+            if room is None:
+                continue
+            epoch, first_seq, last_seq = heads.rooms.get(room_id, ("", 0, 0))
+            if epoch != room.epoch or last_seq < last:
+                logger.warning("Room %s has another log now; its members start afresh", room.name)
+                self._drop(room, CloseCode.RESTART, "the room starts afresh")
+                continue
+            room.first_seq = first_seq
+            if last_seq > room.tail.last:
+                ahead.append((room, last_seq))
+        if ahead and self._relay.lost:
+            self._mend_late(ahead)
+        elif ahead:
+            # Not waited for here: the next look must not come later for it.
+            asyncio.get_running_loop().call_later(BELL_PATIENCE, self._mend_late, ahead)
+
+    def _mend_late(self, ahead: list[tuple[Room, int]]) -> None:
+        for room, head in ahead:
+            if room.tail.last < head:
+                self.missed += not self._relay.lost
+                room.mend()
+
+    async def _close_empty(self) -> None:
+        before = asyncio.get_running_loop().time() - ROOM_LINGER
+        for room in list(self._rooms.values()):
+            if not room.members and room.empty_since < before:
+                task = self._drop(room, CloseCode.NORMAL, "")
+                await room.close()
+                if task is not None:
+                    await stop([task])
+
+    def _end_revoked(self, sids: set[str], users: set[int]) -> None:
+        if not sids and not users:
+            return
+        for member in list(self.members):
+            if member.sid in sids or member.user_id in users:
+                member.end(CloseCode.UNAUTHENTICATED, "signed out")
+
+
+def _channel(room_id: int) -> str:
+    return f"room.{room_id}"
+
+
+def _room_id(channel: str) -> int:
+    return int(channel.removeprefix("room."))

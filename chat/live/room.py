@@ -1,0 +1,147 @@
+"""One open room of this process: its tail, its members, and the mending of its gaps.
+
+Bells come from `hub` (this process committed) and from the relay (another one did); either may be
+lost, doubled, late or out of order. What does not continue the tail makes `mend` read the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from chat.errors import Unavailable
+from chat.live.tail import Offer, Tail
+from chat.log import repository
+from chat.protocol import (
+    PAGE_MAX,
+    CloseCode,
+    Entry,
+    SharedText,
+    fitting,
+    messages_frame,
+)
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a gap may close by itself: the other process's bell is under way.
+GAP_PATIENCE = 0.03
+# Seconds between two looks at a log that could not be read.
+RETRY_PAUSE = 0.5
+# Frames kept to be shared: the crowd at the head, and a few that are catching up.
+MAX_FRAMES = 16
+TAIL_LOAD = PAGE_MAX  # messages read when a room opens: more than newcomers are sent
+
+
+class Member(Protocol):
+    """What a room knows of a connection."""
+
+    user_id: int
+    sid: str | None
+
+    def wake(self) -> None:
+        """There may be something after your cursor."""
+
+    def end(self, code: CloseCode, reason: str) -> None:
+        """Say goodbye with this close code."""
+
+
+class Room:
+    def __init__(
+        self, row: repository.Room, entries: Sequence[Entry], log: repository.Repository
+    ) -> None:
+        self.id = row.id
+        self.name = row.name
+        self.epoch = row.epoch
+        # The oldest seq in the log; retention moves it, the ticker tells.
+        self.first_seq = row.first_seq
+        head = entries[-1].seq if entries else row.last_seq
+        self.tail = Tail(head, entries)
+        self.members: set[Member] = set()
+        # When the last member left (loop time); the hub closes rooms that stay empty.
+        self.empty_since = 0.0
+        # Announcements of another epoch, dropped.
+        self.strangers = 0
+        self._log = log
+        # Frames by the seq they start after: members at the same place share one.
+        self._frames: dict[int, tuple[SharedText, int]] = {}
+        self._mending: asyncio.Task[None] | None = None
+        # Set where the log holds more than the tail, or may.
+        self._doubt = False
+        # Page reads in flight, by the seq they start after: a crowd that is behind reads once.
+        self._pages: dict[int, asyncio.Task[list[Entry]]] = {}
+
+    def offer(self, epoch: str, entries: Sequence[Entry]) -> None:
+        """Take an announcement, and wake the members if it brought something new."""
+        if epoch != self.epoch:
+            # Another log under the same name: a database put back, or a second deployment.
+            self.strangers += 1
+            return
+        match self.tail.offer(entries):
+            case Offer.APPENDED:
+                self._frames.clear()
+                for member in self.members:
+                    member.wake()
+            case Offer.GAP:
+                self.mend(entries[-1].seq)
+            case Offer.DUPLICATE:
+                pass
+
+    def frame_after(self, seq: int) -> tuple[SharedText, int] | None:
+        """Return the frame of what follows `seq` and its last seq, or None: read the log.
+
+        There must be something after `seq`.
+        """
+        found = self._frames.get(seq)
+        if found is None:
+            entries = self.tail.after(seq)
+            if entries is None:
+                return None
+            entries = entries[: fitting(entries)]
+            found = (messages_frame(self.name, entries), entries[-1].seq)
+            if len(self._frames) >= MAX_FRAMES:
+                del self._frames[next(iter(self._frames))]
+            self._frames[seq] = found
+        return found
+
+    async def page_after(self, seq: int) -> list[Entry]:
+        """Read the next page of the log; members at the same place share the query."""
+        task = self._pages.get(seq)
+        if task is None:
+            task = asyncio.create_task(self._log.read(self.id, seq, PAGE_MAX), name="page")
+            self._pages[seq] = task
+            task.add_done_callback(lambda _: self._pages.pop(seq, None))
+        return await asyncio.shield(task)
+
+    def mend(self, head: int | None = None) -> None:
+        """Bring the tail up to the log, soon; `head` is a seq that it should reach, if known."""
+        self._doubt = True
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.create_task(self._mend(head), name=f"mend {self.name}")
+
+    async def close(self) -> None:
+        """Stop mending and reading."""
+        tasks = [*self._pages.values(), *([self._mending] if self._mending else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _mend(self, head: int | None) -> None:
+        if head is not None:
+            await asyncio.sleep(GAP_PATIENCE)
+            if self.tail.last >= head:
+                self._doubt = False
+        while self._doubt:
+            self._doubt = False
+            try:
+                page = await self._log.read(self.id, self.tail.last, PAGE_MAX)
+            except Unavailable:
+                # The ticker says so in the log; the room only tries again.
+                self._doubt = True
+                await asyncio.sleep(RETRY_PAUSE)
+                continue
+            if page:
+                self.offer(self.epoch, page)
+            self._doubt = self._doubt or len(page) == PAGE_MAX

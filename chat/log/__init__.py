@@ -1,0 +1,1 @@
+"""The durable truth: rooms, their logs, users and sessions, in SQLite or PostgreSQL."""

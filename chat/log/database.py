@@ -1,0 +1,226 @@
+"""The `databases` package, fenced in: one place that opens, bounds and mends connections.
+
+Each use has a time limit, and every fault of a driver leaves here as `Unavailable`. Never
+`databases`' own transactions or iterators: they lose their connection where a begin or a commit
+fails. Called by the other modules of `chat.log` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import databases
+from databases.core import Connection
+
+from chat.errors import Unavailable
+from chat.log.migrations import upgrade
+
+USE_LIMIT = 5.0  # seconds for one use of a connection, waiting for it included
+CONNECT_LIMIT = 5.0  # seconds
+POOL_SIZE = 10  # connections per process: the writer, the ticker, and readers
+BUSY_LIMIT = 5.0  # seconds that SQLite waits for another process's write
+
+Row = tuple[Any, ...]
+
+# What a driver raises when the database, and not our SQL alone, is in trouble.
+FAULTS = (sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# After one of these nobody knows what the connection is in the middle of.
+BROKEN = (
+    asyncio.CancelledError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    OSError,
+    TimeoutError,
+)
+
+
+class DurableConnection(sqlite3.Connection):
+    """A SQLite connection whose commits are on disk: acked means durable."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execute("PRAGMA synchronous=FULL")
+
+
+async def _keep(connection: asyncpg.Connection[Any]) -> None:
+    """Reset nothing when a connection goes back: we leave no state, and a dead server hangs."""
+
+
+class Database:
+    """Connections to the one database, on SQLite or PostgreSQL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sqlite = url.startswith("sqlite:")
+        # The database's own clock in milliseconds: nodes' clocks may differ, this one does not.
+        self.clock = (
+            "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+            if self.sqlite and sqlite3.sqlite_version_info >= (3, 42)
+            else "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+            if self.sqlite
+            else "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+        )
+        options: dict[str, Any] = (
+            {"factory": DurableConnection, "timeout": BUSY_LIMIT}
+            if self.sqlite
+            else {
+                "min_size": 1,
+                "max_size": POOL_SIZE,
+                "timeout": CONNECT_LIMIT,
+                "command_timeout": USE_LIMIT,
+                "reset": _keep,
+                "server_settings": {"application_name": "tertulia"},
+            }
+        )
+        self._database = databases.Database(url, **options)
+        # SQLite: one connection that all reads share. Opening one costs more than a query.
+        self._reader: Connection | None = None
+        self._holder: asyncio.Task[None] | None = None
+        self._release = asyncio.Event()
+
+    async def open(self) -> None:
+        """Bring the tables up to date and connect; raise Unavailable where that fails."""
+        try:
+            if self.sqlite:
+                Path(self._database.url.database).parent.mkdir(parents=True, exist_ok=True)
+            await upgrade(self.url)
+            await self._database.connect()
+        except FAULTS as error:
+            raise Unavailable(f"The database cannot be opened: {describe(error)}.") from error
+        if self.sqlite:
+            held = asyncio.get_running_loop().create_future()
+            self._holder = asyncio.create_task(self._hold(held), name="sqlite reader")
+            self._reader = await held
+
+    async def close(self) -> None:
+        """Close all connections, within USE_LIMIT."""
+        self._release.set()
+        if self._holder is not None:
+            await asyncio.wait([self._holder], timeout=USE_LIMIT)
+        try:
+            async with asyncio.timeout(USE_LIMIT):
+                await self._database.disconnect()
+        except TimeoutError:
+            backend: Any = self._database._backend
+            backend._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self, limit: float = USE_LIMIT) -> AsyncIterator[Connection]:
+        """Lend a connection for reads and single statements, for at most `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                if self._reader is not None:
+                    yield self._reader
+                    return
+                async with self._lend() as connection:
+                    yield connection
+        except FAULTS as error:
+            raise Unavailable from error
+
+    @asynccontextmanager
+    async def transaction(self, limit: float = USE_LIMIT) -> AsyncIterator[Any]:
+        """Lend a driver's connection inside a writing transaction, committed on leaving.
+
+        PostgreSQL: READ COMMITTED, so that each statement sees what was committed before it.
+        SQLite: IMMEDIATE, so that no other writer comes between.
+        """
+        try:
+            async with asyncio.timeout(limit), self._lend() as connection:
+                raw: Any = connection.raw_connection
+                if not self.sqlite:
+                    async with raw.transaction(isolation="read_committed"):
+                        yield raw
+                    return
+                await raw.execute("BEGIN IMMEDIATE")
+                try:
+                    yield raw
+                    await raw.execute("COMMIT")
+                except BaseException:
+                    if raw.in_transaction:
+                        await raw.execute("ROLLBACK")
+                    raise
+        except FAULTS as error:
+            raise Unavailable from error
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Keep one connection for this task: its transactions need not wait for another.
+
+        To be left after any Unavailable: what broke stays broken until it is entered again.
+        """
+        try:
+            async with asyncio.timeout(USE_LIMIT) as entering, self._lend():
+                entering.reschedule(None)
+                yield
+        except FAULTS as error:
+            raise Unavailable from error
+
+    async def rows(self, sql: str, values: dict[str, Any] | None = None) -> list[Row]:
+        """Run one statement and return its rows; raise Unavailable."""
+        async with self.connection() as connection:
+            # A Record of `databases` iterates over its keys.
+            return [tuple(row.values()) for row in await connection.fetch_all(sql, values)]
+
+    async def row(self, sql: str, values: dict[str, Any] | None = None) -> Row | None:
+        """Run one statement and return its first row or None; raise Unavailable."""
+        return next(iter(await self.rows(sql, values)), None)
+
+    @asynccontextmanager
+    async def _lend(self) -> AsyncIterator[Connection]:
+        async with self._database.connection() as connection:
+            try:
+                yield connection
+            except BROKEN:
+                if not self.sqlite:
+                    # Before the context is left: giving it back would wait for the server.
+                    raw: Any = connection.raw_connection
+                    raw.terminate()
+                raise
+
+    async def _hold(self, held: asyncio.Future[Connection]) -> None:
+        async with self._database.connection() as connection:
+            held.set_result(connection)
+            await self._release.wait()
+
+
+def connection_lost(error: Unavailable) -> bool:
+    """Tell whether another connection may serve at once: a restart of the database ends them."""
+    lost = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError)
+    cause = error.__cause__
+    return isinstance(cause, (*lost, ConnectionError))
+
+
+def one_is_to_blame(error: Unavailable) -> bool:
+    """Tell whether the fault lies in the values of a statement, not in the database."""
+    cause = error.__cause__
+    return isinstance(
+        cause,
+        asyncpg.DataError
+        | asyncpg.IntegrityConstraintViolationError
+        | sqlite3.DataError
+        | sqlite3.IntegrityError,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Say in words what is wrong, without addresses, names or SQL."""
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(
+        error, asyncpg.InvalidPasswordError | asyncpg.InvalidAuthorizationSpecificationError
+    ):
+        return "it refused the user or password"
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return "it has no database of that name"
+    if isinstance(error, sqlite3.Error):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be reached"
+    return type(error).__name__

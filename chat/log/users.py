@@ -1,0 +1,220 @@
+"""Users and their sessions: who may have which name, and what signing out ends.
+
+Guests pick a free name and keep it while a session of theirs lasts. Site users come from
+elsewhere (tokens, backends, cookies of another application) and keep theirs for ever; a guest who
+has such a name gives it up. Called by `web/identity.py`, `web/pages.py` and `web/api.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import unicodedata
+from typing import Any, NamedTuple
+
+from chat.errors import ChatError, Unavailable
+from chat.log.database import Database
+from chat.protocol import Person, now
+
+MAX_NAME = 32  # characters
+NAME_CATEGORIES = "LMNPS"  # letters, marks, numbers, punctuation, symbols
+SID_BYTES = 18  # random bytes of a session's id: not to be guessed
+RACES = 5  # how often two may want one name at the same moment before we give up
+SIGN_IN_GRACE = 60_000  # ms between making a guest and opening its first session, at most
+USER_FIELDS = "u.id, u.name, u.kind, u.disabled_at"
+
+
+class NameRefused(ChatError):
+    """A name breaks the rules; the sentence says which."""
+
+
+class NameTaken(ChatError):
+    """Somebody has this name now."""
+
+
+class User(NamedTuple):
+    id: int
+    name: str
+    kind: str
+    disabled_at: int | None
+
+    @property
+    def person(self) -> Person:
+        return Person(self.id, self.name)
+
+
+class Session(NamedTuple):
+    sid: str
+    created_at: int  # ms
+    expires_at: int  # ms
+    user: User
+
+
+class Users:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def find(self, user_id: int) -> User | None:
+        return await self._one("WHERE u.id = :id", {"id": user_id})
+
+    async def site_user(self, name: str) -> User:
+        """Return the site user of this name, made if new; raise NameRefused."""
+        name = checked(name)
+        for _ in range(RACES):
+            found = await self._named(name)
+            if found is not None and found.kind == "site":
+                return found
+            if found is not None:
+                await self._rename_guest(found)
+            made = await self._make(name, "site")
+            if made is not None:
+                return made
+        raise Unavailable("Too many ask for this name at the same moment.")
+
+    async def guest(self, name: str) -> User:
+        """Make a new guest of this name; raise NameRefused or NameTaken."""
+        name = checked(name)
+        for _ in range(RACES):
+            found = await self._named(name)
+            if found is not None:
+                if found.kind == "site" or await self._in_use(found):
+                    raise NameTaken(f"The name {found.name} is taken; choose another one.")
+                # Its sessions ran out: the name is free, and whoever takes it is someone new.
+                await self._free(found.id)
+            made = await self._make(name, "guest")
+            if made is not None:
+                return made
+        raise NameTaken(f"The name {name} is taken; choose another one.")
+
+    # --- Sessions
+
+    async def open_session(self, user: User, hours: int) -> Session:
+        session = Session(secrets.token_urlsafe(SID_BYTES), now(), now() + hours * 3_600_000, user)
+        await self.database.row(
+            "INSERT INTO sessions (sid, user_id, created_at, expires_at)"
+            " VALUES (:sid, :user, :at, :end) RETURNING sid",
+            {
+                "sid": session.sid,
+                "user": user.id,
+                "at": session.created_at,
+                "end": session.expires_at,
+            },
+        )
+        return session
+
+    async def session(self, sid: str) -> Session | None:
+        """Return the session if it is still good and its user may enter."""
+        row = await self.database.row(
+            f"SELECT s.created_at, s.expires_at, {USER_FIELDS} FROM sessions s"
+            " JOIN users u ON u.id = s.user_id"
+            " WHERE sid = :sid AND revoked_at IS NULL AND expires_at > :now"
+            " AND u.disabled_at IS NULL",
+            {"sid": sid, "now": now()},
+        )
+        return Session(sid, row[0], row[1], User(*row[2:])) if row else None
+
+    async def renew(self, session: Session, hours: int) -> None:
+        """Let the session last for its whole life again, from now."""
+        await self.database.row(
+            "UPDATE sessions SET created_at = :at, expires_at = :end"
+            " WHERE sid = :sid AND revoked_at IS NULL RETURNING sid",
+            {"sid": session.sid, "at": now(), "end": now() + hours * 3_600_000},
+        )
+
+    async def sign_out(self, session: Session) -> None:
+        """End the session for good, and free the name of a guest who has no other one."""
+        await self._revoke("sid = :one", session.sid)
+        if session.user.kind == "guest" and not await self._signed_in(session.user.id):
+            await self._free(session.user.id)
+
+    # --- In here only
+
+    async def _named(self, name: str) -> User | None:
+        return await self._one("WHERE u.name_key = :key", {"key": key_of(name)})
+
+    async def _one(self, where: str, values: dict[str, Any]) -> User | None:
+        row = await self.database.row(f"SELECT {USER_FIELDS} FROM users u {where}", values)
+        return User(*row) if row else None
+
+    async def _make(self, name: str, kind: str) -> User | None:
+        """Return the new user, or None where another one took the name first."""
+        row = await self.database.row(
+            "INSERT INTO users (name, name_key, kind, created_at)"
+            " VALUES (:name, :key, :kind, :at) ON CONFLICT DO NOTHING RETURNING id",
+            {"name": name, "key": key_of(name), "kind": kind, "at": now()},
+        )
+        return User(row[0], name, kind, None) if row else None
+
+    async def _signed_in(self, user_id: int) -> bool:
+        row = await self.database.row(
+            "SELECT 1 FROM sessions WHERE user_id = :id AND revoked_at IS NULL"
+            " AND expires_at > :now LIMIT 1",
+            {"id": user_id, "now": now()},
+        )
+        return row is not None
+
+    async def _in_use(self, guest: User) -> bool:
+        """Tell whether a guest is signed in, or made so lately that it is about to be."""
+        row = await self.database.row(
+            "SELECT 1 FROM users WHERE id = :id AND created_at > :lately",
+            {"id": guest.id, "lately": now() - SIGN_IN_GRACE},
+        )
+        return row is not None or await self._signed_in(guest.id)
+
+    async def _free(self, user_id: int) -> None:
+        await self.database.row(
+            "UPDATE users SET name_key = NULL WHERE id = :id AND kind = 'guest' RETURNING id",
+            {"id": user_id},
+        )
+
+    async def _revoke(self, where: str, one: Any) -> None:
+        await self.database.rows(
+            f"UPDATE sessions SET revoked_at = {self.database.clock}"
+            f" WHERE {where} AND revoked_at IS NULL RETURNING sid",
+            {"one": one},
+        )
+
+    async def _rename_guest(self, guest: User) -> None:
+        """Take a name from a guest for the site user it belongs to, and end its sessions."""
+        tail = f"~{guest.id}"
+        for _ in range(RACES):
+            name = guest.name[: MAX_NAME - len(tail)].rstrip() + tail
+            if await self._named(name) is None:
+                row = await self.database.row(
+                    "UPDATE users SET name = :name, name_key = :key"
+                    " WHERE id = :id AND name_key = :old RETURNING id",
+                    {
+                        "name": name,
+                        "key": key_of(name),
+                        "id": guest.id,
+                        "old": key_of(guest.name),
+                    },
+                )
+                if row is not None:
+                    break
+            tail = _next_tail(tail, guest.id)
+        await self._revoke("user_id = :one", guest.id)
+
+
+def _next_tail(tail: str, user_id: int) -> str:
+    """Return ~7~2 after ~7, ~7~3 after ~7~2."""
+    _, _, count = tail[1:].partition("~")
+    return f"~{user_id}~{int(count or 1) + 1}"
+
+
+def checked(raw: str) -> str:
+    """Return the name in NFKC; raise NameRefused where it breaks a rule."""
+    name = unicodedata.normalize("NFKC", raw)
+    if not name.strip():
+        raise NameRefused("Please give a name.")
+    if len(name) > MAX_NAME:
+        raise NameRefused(f"A name has at most {MAX_NAME} characters.")
+    if name != name.strip(" ") or "  " in name:
+        raise NameRefused("A name has only single spaces, and none at its ends.")
+    if any(one != " " and unicodedata.category(one)[0] not in NAME_CATEGORIES for one in name):
+        raise NameRefused("A name has only letters, digits, punctuation and symbols.")
+    return name
+
+
+def key_of(name: str) -> str:
+    """Return what must be unique: Maria and maria are one."""
+    return unicodedata.normalize("NFKC", name.casefold())

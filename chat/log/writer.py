@@ -1,0 +1,130 @@
+"""Group commit: one task that appends all drafts that wait, of all rooms, in one transaction.
+
+`append` returns a future; the task resolves it after the commit, and then hands what was committed
+to `on_commit` (the hub), room by room. While one transaction runs, the next batch gathers: the
+more there is to do, the cheaper each message gets. The app owns the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from chat.errors import ChatError, IdConflict, Unavailable
+from chat.log.database import connection_lost, one_is_to_blame
+from chat.log.repository import Repository, Stored
+from chat.log.statements import Draft
+from chat.protocol import Entry
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1_000  # drafts in one transaction: some tens of milliseconds of work
+# Drafts that may wait, in all. All the sends that 150 busy connections have under way.
+MAX_WAITING = 10_000
+MAX_WAITING_CHARACTERS = 8_000_000  # of their texts: at most 32 MB
+
+OnCommit = Callable[[int, str, list[Entry]], None]  # room id, epoch, entries in order
+Waiting = tuple[Draft, "asyncio.Future[Stored]"]
+
+
+class Writer:
+    def __init__(self, repository: Repository, on_commit: OnCommit) -> None:
+        self._repository = repository
+        self._on_commit = on_commit
+        # Drafts in the order they came, each with the future that its sender waits for.
+        self._waiting: deque[Waiting] = deque()
+        # Characters of all drafts in _waiting.
+        self._characters = 0
+        # Set while something waits.
+        self._bell = asyncio.Event()
+        # Set while nothing waits and no transaction runs.
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def append(self, draft: Draft) -> asyncio.Future[Stored]:
+        """Queue a draft; the future brings where it is stored, IdConflict or Unavailable.
+
+        Drafts of one room get their seqs in the order of these calls. Raises Unavailable at once
+        where too many wait.
+        """
+        full = len(self._waiting) >= MAX_WAITING or self._characters >= MAX_WAITING_CHARACTERS
+        if full:
+            raise Unavailable("Too many messages wait to be stored; send it again a little later.")
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self._waiting.append((draft, future))
+        self._characters += len(draft.text)
+        self._bell.set()
+        self._idle.clear()
+        return future
+
+    async def flush(self) -> None:
+        """Wait until everything that was queued has its answer."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit what waits, for ever. Cancelling it fails what still waits."""
+        batch: list[Waiting] = []
+        try:
+            while True:
+                batch = await self._take()
+                try:
+                    # One connection for as long as all goes well.
+                    async with self._repository.database.held():
+                        while True:
+                            await self._commit(batch)
+                            batch = await self._take()
+                except Unavailable as error:
+                    await self._after(batch, error)
+        finally:
+            _fail([*batch, *self._waiting], Unavailable())
+            self._waiting.clear()
+            self._idle.set()
+
+    async def _take(self) -> list[Waiting]:
+        if not self._waiting:
+            self._idle.set()
+            self._bell.clear()
+            await self._bell.wait()
+        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        self._characters -= sum(len(draft.text) for draft, _ in batch)
+        return batch
+
+    async def _commit(self, batch: list[Waiting]) -> None:
+        results = await self._repository.append([draft for draft, _ in batch])
+        committed: dict[int, tuple[str, list[Entry]]] = {}
+        for (draft, future), result in zip(batch, results, strict=True):
+            if isinstance(result, IdConflict | Unavailable):
+                _fail([(draft, future)], result)
+                continue
+            if not future.done():
+                future.set_result(result)
+            if result.entry is not None:
+                entries = committed.setdefault(draft.room_id, (result.epoch, []))[1]
+                entries.append(result.entry)
+        for room_id, (epoch, entries) in committed.items():
+            self._on_commit(room_id, epoch, entries)
+
+    async def _after(self, batch: list[Waiting], error: Unavailable) -> None:
+        """Give a failed batch its second chance, or its answer."""
+        if connection_lost(error):
+            # The ids make it safe to say it all again: what was stored is found, not doubled.
+            pieces = [batch]
+        elif one_is_to_blame(error):
+            pieces = [[one] for one in batch]
+        else:
+            return _fail(batch, error)
+        for piece in pieces:
+            try:
+                await self._commit(piece)
+            except Unavailable as again:
+                _fail(piece, again)
+
+
+def _fail(batch: list[Waiting], error: ChatError) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+            # Its sender may be gone: nobody needs to be told that nobody asked.
+            future.exception()

@@ -1,0 +1,1 @@
+"""Running the chat: the server, its health, figures and log."""

@@ -1,0 +1,148 @@
+"""What every request passes first: proxies, `Host`, `Origin`, draining; and safe headers back.
+
+One pure ASGI middleware around everything, sockets included. What it refuses never reaches a
+route, and a refused socket is answered before the upgrade.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from chat.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER = "2"  # seconds; a restart takes less
+DEFAULT_PORTS = {"80": "", "443": ""}
+FORM_PATHS = ("/login", "/logout")
+
+SAFE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+}
+
+
+class Guard:
+    def __init__(self, app: ASGIApp, settings: Settings, draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._settings = settings
+        self._draining = draining
+        self._proxies = [
+            ipaddress.ip_network(network, strict=False) for network in settings.trusted_proxies
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        self._believe_proxy(scope)
+        refusal = self._check(scope)
+        if refusal is not None and scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
+        elif refusal is not None:
+            await refusal(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, _with_safe_headers(send))
+
+    def _check(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if not self._host_is_ours(headers):
+            logger.warning("Host %s refused", headers.get("host", "")[:200])
+            return PlainTextResponse("This host name is not served here.", 400)
+        if scope["type"] == "websocket":
+            if not origin_allowed(headers, self._settings):
+                logger.warning("Origin %s refused", headers.get("origin", "")[:200])
+                return PlainTextResponse("This origin is not allowed.", 403)
+            if self._draining():
+                headers_back = {"Retry-After": RETRY_AFTER}
+                return PlainTextResponse("The server restarts.", 503, headers_back)
+        elif scope["method"] == "POST" and scope["path"] in FORM_PATHS:
+            if not origin_allowed(headers, self._settings):
+                logger.warning("Origin %s refused", headers.get("origin", "")[:200])
+                return PlainTextResponse("This form was sent from another site.", 403)
+        return None
+
+    def _host_is_ours(self, headers: Headers) -> bool:
+        allowed = self._settings.allowed_hosts
+        return "*" in allowed or _split_host(headers.get("host", ""))[0] in allowed
+
+    def _believe_proxy(self, scope: Scope) -> None:
+        """Take address and scheme from a trusted proxy's headers, nobody else's."""
+        if not self._proxies or not self._trusted((scope.get("client") or ("",))[0]):
+            return
+        headers = Headers(scope=scope)
+        chain = [part.strip() for part in headers.get("x-forwarded-for", "").split(",")]
+        # From the right: each trusted proxy vouches for the one before it.
+        for address in reversed(chain):
+            if not _is_address(address):
+                break
+            scope["client"] = (address, 0)
+            if not self._trusted(address):
+                break
+        proto = headers.get("x-forwarded-proto", "").split(",")[-1].strip().lower()
+        if proto in ("http", "https"):
+            secure = {"http": ("http", "ws"), "https": ("https", "wss")}[proto]
+            scope["scheme"] = secure[scope["type"] == "websocket"]
+
+    def _trusted(self, address: str) -> bool:
+        if not _is_address(address):
+            return False
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in self._proxies)
+
+
+def origin_allowed(headers: Headers, settings: Settings) -> bool:
+    """Tell whether the `Origin` is the site's own, or one of CHAT_ALLOWED_ORIGINS, or absent."""
+    origin = headers.get("origin")
+    if origin is None or origin in settings.allowed_origins:
+        return True
+    scheme, separator, host = origin.partition("://")
+    if not separator or scheme not in ("http", "https"):
+        return False
+    return _split_host(host) == _split_host(headers.get("host", ""))
+
+
+def client_of(connection: HTTPConnection) -> str:
+    """Return the address of the one who asks, as trusted proxies tell it."""
+    return connection.client.host if connection.client else ""
+
+
+def _split_host(raw: str) -> tuple[str, str]:
+    """Return host name and port; 80 and 443 count as none."""
+    name, colon, port = raw.rpartition(":")
+    if not colon or name.startswith("[") != name.endswith("]") or not port.isdecimal():
+        name, port = raw, ""
+    return name.lower(), DEFAULT_PORTS.get(port, port)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _with_safe_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in SAFE_HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return sending

@@ -1,0 +1,94 @@
+"""How often one may do a thing: moving windows, by the `limits` package.
+
+Shared over Redis where there is one, so that a user's tabs on several nodes count together; kept
+in memory while the relay is lost or Redis takes too long, because a limit never delays a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from limits import RateLimitItem, parse
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import MovingWindowRateLimiter as SharedWindow
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter as LocalWindow
+from redis.exceptions import RedisError
+
+from chat.errors import RateLimited
+from chat.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REDIS_PATIENCE = 0.05  # seconds that a question to Redis may take
+SHORTEST_WAIT = 0.1  # seconds; what a client is told at least
+
+
+class Limits:
+    def __init__(self, settings: Settings, prefix: str, relay_lost: Callable[[], bool]) -> None:
+        self.send = _rate(settings.send_rate)
+        self.frame = _rate(settings.frame_rate)
+        self.sign_in = _rate(settings.sign_in_rate)
+        self.room = _rate(settings.room_rate)
+        self._relay_lost = relay_lost
+        self._local = LocalWindow(MemoryStorage())
+        self._storage: RedisStorage | None = None
+        self._shared: SharedWindow | None = None
+        if settings.relay_url != "memory://":
+            self._storage = RedisStorage(
+                f"async+{settings.relay_url}",
+                implementation="redispy",
+                key_prefix=f"{prefix}.limit",
+            )
+            self._shared = SharedWindow(self._storage)
+
+    async def take(self, rate: RateLimitItem | None, what: str, who: str) -> None:
+        """Count one use over all nodes; raise RateLimited where it is one too many."""
+        if rate is None:
+            return
+        if self._shared is not None and not self._relay_lost():
+            try:
+                async with asyncio.timeout(REDIS_PATIENCE):
+                    if await self._shared.hit(rate, what, who):
+                        return
+                    stats = await self._shared.get_window_stats(rate, what, who)
+                raise _refusal(rate, stats.reset_time)
+            except (RedisError, TimeoutError, OSError) as error:
+                logger.debug("Limits are kept in memory for now: %s", type(error).__name__)
+        self.take_local(rate, what, who)
+
+    def take_local(self, rate: RateLimitItem | None, what: str, who: str) -> None:
+        """Count one use in this process only; raise RateLimited where it is one too many."""
+        if rate is None or self._local.hit(rate, what, who):
+            return
+        raise _refusal(rate, self._local.get_window_stats(rate, what, who).reset_time)
+
+    def forget(self, rate: RateLimitItem | None, what: str, who: str) -> None:
+        """Drop the window of one who is gone: the storage would keep its key for ever."""
+        if rate is not None:
+            self._local.clear(rate, what, who)
+
+    async def close(self) -> None:
+        if self._storage is not None:
+            await self._storage.bridge.get_connection().aclose()
+
+
+def _rate(text: str | None) -> RateLimitItem | None:
+    return parse(text) if text else None
+
+
+def _refusal(rate: RateLimitItem, reset_time: float) -> RateLimited:
+    wait = max(SHORTEST_WAIT, round(reset_time - time.time(), 1))
+    return RateLimited(
+        f"That was too often: at most {rate.amount} per {_window(rate)}. "
+        f"Try again in {math.ceil(wait)} s.",
+        retry_after=wait,
+    )
+
+
+def _window(rate: RateLimitItem) -> str:
+    return str(rate.GRANULARITY.name)

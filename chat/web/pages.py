@@ -1,0 +1,221 @@
+"""The pages: rooms, sign-in and the chat itself, rendered from templates/.
+
+People are known here by the session cookie. Without one they are sent to `/login`, and from there
+back to where they wanted to go, on this site only.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.templating import Jinja2Templates
+
+from chat.errors import Forbidden, NotFound, RateLimited, Unauthenticated
+from chat.log.users import NameRefused, NameTaken
+from chat.protocol import now, rfc3339
+from chat.web.api import ROOMS_PAGE
+from chat.web.guard import client_of
+from chat.web.identity import Identity
+from chat.web.rooms import admit
+from chat.web.services import services
+
+logger = logging.getLogger(__name__)
+
+MAX_FORM = 16 * 1024  # bytes: a name, and where to go next
+HERE = Path(__file__).resolve().parent
+# In a checkout the templates lie beside the package, in an installed one within it.
+_places = (HERE.parent / "templates", HERE.parent.parent / "templates")
+TEMPLATES = Jinja2Templates(next((place for place in _places if place.is_dir()), _places[0]))
+
+
+async def rooms(request: Request) -> Response:
+    identity = await _signed_in(request)
+    if identity is None:
+        return _to_login(request)
+    chat, problem = services(request), None
+    wanted = request.query_params.get("room", "").strip()
+    if wanted:
+        try:
+            await admit(chat, identity, wanted)
+        except (NotFound, Forbidden) as error:
+            problem = error.detail
+        else:
+            return RedirectResponse(f"{_root(request)}/test-chat/{quote(wanted)}/", 303)
+    found, more = await chat.repository.rooms_of(identity.user.id, None, ROOMS_PAGE)
+    listed = [
+        {
+            "name": room.name,
+            "last_seq": room.last_seq,
+            "last_message_at": rfc3339(room.last_message_at),
+            "online": chat.hub.online(room.name),
+        }
+        for room in found
+    ]
+    context = {"rooms": listed, "more": more, "problem": problem}
+    return page(request, "rooms.html", context, identity, 400 if problem else 200)
+
+
+async def test_chat(request: Request) -> Response:
+    identity = await _signed_in(request)
+    if identity is None:
+        return _to_login(request)
+    name = request.path_params["room"].removesuffix("/")
+    try:
+        await admit(services(request), identity, name)
+    except (NotFound, Forbidden) as error:
+        return problem_page(request, error.status, error.detail, identity)
+    if not request.url.path.endswith("/"):
+        return RedirectResponse(f"{_root(request)}/test-chat/{quote(name)}/", 307)
+    return page(request, "test-chat.html", {"room": name}, identity)
+
+
+async def login(request: Request) -> Response:
+    identity = await _signed_in(request)
+    wanted = request.query_params.get("next", "")
+    if identity is not None:
+        return RedirectResponse(_here(request, wanted), 303)
+    return _login_form(request, "", wanted)
+
+
+async def sign_in(request: Request) -> Response:
+    chat = services(request)
+    form = await _form(request)
+    name, wanted = form.get("username", ""), form.get("next", "")
+    if chat.settings.sign_in == "off":
+        return _login_form(request, name, wanted, None, 403)
+    before = await _signed_in(request)
+    try:
+        await chat.limits.take(chat.limits.sign_in, "sign-in", client_of(request))
+        user = await chat.users.guest(name)
+    except NameRefused as error:
+        return _login_form(request, name, wanted, str(error), 400)
+    except NameTaken as error:
+        return _login_form(request, name, wanted, str(error), 409)
+    except RateLimited as error:
+        return _login_form(request, name, wanted, error.detail, 429)
+    if before is not None:
+        await _sign_out(request, before)
+    session = await chat.users.open_session(user, chat.settings.session_hours)
+    request.session.clear()
+    request.session.update(user=user.name, sid=session.sid)
+    logger.info("User %s signed in", user.name)
+    return RedirectResponse(_here(request, wanted), 303)
+
+
+async def sign_out(request: Request) -> Response:
+    identity = await _signed_in(request)
+    if identity is not None:
+        await _sign_out(request, identity)
+        logger.info("User %s signed out", identity.user.name)
+    request.session.clear()
+    return RedirectResponse(f"{_root(request)}/login", 303)
+
+
+# --- What the pages share
+
+
+def page(
+    request: Request,
+    template: str,
+    context: dict[str, Any],
+    identity: Identity | None,
+    status: int = 200,
+) -> Response:
+    shared = {"root": _root(request), "user": identity.user if identity else None}
+    answer = TEMPLATES.TemplateResponse(request, template, shared | context, status)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+def problem_page(
+    request: Request, status: int, detail: str, identity: Identity | None = None
+) -> Response:
+    titles = {403: "You may not enter here", 404: "There is nothing here"}
+    context = {"status": status, "title": titles.get(status, "That did not work"), "detail": detail}
+    return page(request, "problem.html", context, identity, status)
+
+
+async def _signed_in(request: Request) -> Identity | None:
+    """Return who is signed in, and renew a session that is past half its life."""
+    chat = services(request)
+    try:
+        identity = await chat.identities.identify(request)
+    except Unauthenticated:
+        return None
+    session = identity.session
+    if session is not None and now() > (session.created_at + session.expires_at) // 2:
+        await chat.users.renew(session, chat.settings.session_hours)
+        request.session.update(user=identity.user.name, sid=session.sid)
+    return identity
+
+
+async def _sign_out(request: Request, identity: Identity) -> None:
+    if identity.session is not None:
+        chat = services(request)
+        await chat.users.sign_out(identity.session)
+        chat.hub.revoke(identity.session.sid)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_FORM:
+            return {}
+    try:
+        fields = parse_qs(raw.decode("ascii"), keep_blank_values=True, max_num_fields=10)
+    except ValueError:
+        return {}
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _login_form(
+    request: Request, name: str, wanted: str, problem: str | None = None, status: int = 200
+) -> Response:
+    settings = services(request).settings
+    context = {
+        "name": name[:64],
+        "next": wanted,
+        "problem": problem,
+        "sign_in": settings.sign_in,
+        "login_url": settings.login_url,
+    }
+    return page(request, "login.html", context, None, status)
+
+
+def _to_login(request: Request) -> Response:
+    settings = services(request).settings
+    if settings.sign_in == "off" and settings.login_url:
+        return RedirectResponse(settings.login_url, 303)
+    wanted = request.url.path
+    if request.url.query:
+        wanted += f"?{request.url.query}"
+    return RedirectResponse(f"{_root(request)}/login?next={quote(wanted)}", 303)
+
+
+def _here(request: Request, wanted: str) -> str:
+    """Return where to go next: a path of this site, whatever the form said."""
+    parts = urlsplit(wanted)
+    clean = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted
+    if not clean or parts.scheme or parts.netloc or not wanted.isprintable():
+        return f"{_root(request)}/"
+    return quote(wanted, safe="/?&=#%:;,+@!$'()*~")
+
+
+def _root(request: Request) -> str:
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+ROUTES = [
+    Route("/", rooms),
+    Route("/login", login, methods=["GET"]),
+    Route("/login", sign_in, methods=["POST"]),
+    Route("/logout", sign_out, methods=["POST"]),
+    Route("/test-chat/{room:path}", test_chat),
+]

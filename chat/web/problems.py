@@ -1,0 +1,59 @@
+"""Errors as HTTP answers: `application/problem+json` (RFC 9457) for programs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chat.errors import Unavailable, WireError
+
+logger = logging.getLogger(__name__)
+
+# What Starlette raises by itself, in the contract's words.
+CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def problem(status: int, code: str, detail: str, *, retry_after: float | None = None) -> Response:
+    """Return the answer; `retry_after` in seconds becomes the header, rounded up."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(
+        msgspec.json.encode(body), status, headers, media_type="application/problem+json"
+    )
+
+
+async def on_wire_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WireError)
+    if isinstance(error, Unavailable):
+        cause = type(error.__cause__ or error).__name__
+        what = "Error saving message" if request.method == "POST" else "Error reading"
+        logger.error("%s: %s", what, cause)
+    return problem(error.status, error.code, error.detail, retry_after=error.retry_after)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = CODES.get(error.status_code, "error")
+    answer = problem(error.status_code, code, str(error.detail) + ".")
+    for name, value in (error.headers or {}).items():
+        answer.headers[name] = value
+    return answer
+
+
+async def on_fault(request: Request, error: Exception) -> Response:
+    """Our own mistake: the trace is in the log, the client gets a sentence."""
+    return problem(500, "fault", "The server failed to answer; it has been logged.")

@@ -1,0 +1,91 @@
+"""Who may enter which room, and how a message gets into its log.
+
+The same rules for sockets and HTTP: `admit` and `open_room` before entering, `submit` for each
+message. Called by `web/sockets.py`, `web/connection.py` and `web/api.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from chat.errors import Forbidden, MissingReceiver, NotFound, UnknownReceiver
+from chat.live.room import Room as LiveRoom
+from chat.log.repository import Room, Stored
+from chat.log.statements import Draft
+from chat.protocol import (
+    ROOM_NAME,
+    Person,
+    Post,
+    Send,
+    check_text,
+    direct_pair,
+    is_reserved,
+)
+from chat.web.identity import Identity
+from chat.web.services import Services
+
+MESSAGE_ID_BYTES = 12  # random bytes of an id that the server makes
+
+
+async def admit(services: Services, identity: Identity, name: str) -> None:
+    """Raise NotFound for what is no room, Forbidden where this user may not enter."""
+    if not ROOM_NAME.fullmatch(name):
+        raise NotFound("This is not a valid room name.")
+    if is_reserved(name):
+        pair = direct_pair(name)
+        if pair is None:
+            raise NotFound("A direct room is named dm.A.B, with A below B.")
+        for user_id in pair:
+            if user_id != identity.user.id and await services.users.find(user_id) is None:
+                raise NotFound("A user of this direct room does not exist.")
+        if identity.user.id not in pair:
+            raise Forbidden("Only its two users may enter a direct room.")
+    if identity.room not in (None, name):
+        raise Forbidden("This token is for another room.")
+
+
+async def open_room(services: Services, identity: Identity, name: str) -> Room:
+    """Return the room's row, made if new; raise RateLimited where one makes too many."""
+    found = await services.repository.find_room(name)
+    if found is not None:
+        return found
+    if not identity.by_backend:
+        limits = services.limits
+        await limits.take(limits.room, "room", str(identity.user.id))
+    return await services.repository.make_room(name)
+
+
+async def submit(
+    services: Services, identity: Identity, room: Room | LiveRoom, frame: Send | Post
+) -> tuple[str, asyncio.Future[Stored]]:
+    """Queue the message of a checked frame; return its id, and the future of where it is stored.
+
+    Raises a WireError where it may not be sent, or not now.
+    """
+    check_text(frame.text)
+    receiver = await _receiver(services, identity, room.name, frame.receiver_id)
+    if not identity.by_backend:
+        limits = services.limits
+        await limits.take(limits.send, "send", str(identity.user.id))
+    message_id = frame.id or secrets.token_urlsafe(MESSAGE_ID_BYTES)
+    draft = Draft(room.id, message_id, identity.user.person, receiver, frame.text)
+    return message_id, services.writer.append(draft)
+
+
+async def _receiver(
+    services: Services, identity: Identity, room: str, receiver_id: int | None
+) -> Person | None:
+    pair = direct_pair(room)
+    if receiver_id is None:
+        if pair is not None:
+            raise MissingReceiver("A direct room needs the field `receiver_id`.")
+        return None
+    if pair is not None and (receiver_id not in pair or receiver_id == identity.user.id):
+        if await services.users.find(receiver_id) is None:
+            raise UnknownReceiver(f"There is no user {receiver_id}.")
+        raise Forbidden("In a direct room the receiver is the other one.")
+    user = await services.users.find(receiver_id)
+    if user is None:
+        raise UnknownReceiver(f"There is no user {receiver_id}.")
+    return user.person

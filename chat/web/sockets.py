@@ -1,0 +1,220 @@
+"""The WebSocket endpoint `/ws/chat/{room}/`: who may come in, and the life of a socket.
+
+The socket's own task reads; a second one writes. Whichever ends first ends the other, and every
+end is bounded: after our close the rest is read off until the peer's, for CLOSE_PATIENCE at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from contextlib import suppress
+from typing import Any
+
+from starlette.endpoints import WebSocketEndpoint
+from starlette.websockets import WebSocket, WebSocketState
+
+from chat.errors import (
+    Forbidden,
+    NotFound,
+    RateLimited,
+    Refused,
+    Unauthenticated,
+    Unavailable,
+)
+from chat.live.cursor import Cursor
+from chat.live.room import Room
+from chat.live.tasks import stop
+from chat.protocol import MAX_INTEGER, CloseCode
+from chat.web.connection import SEND_LIMIT, Connection, closing_frame
+from chat.web.guard import client_of
+from chat.web.identity import Identity
+from chat.web.rooms import admit, open_room
+from chat.web.services import services
+
+logger = logging.getLogger(__name__)
+
+CLOSE_PATIENCE = 2.0  # seconds that a peer has to answer our close frame
+INTEGER = re.compile(r"[0-9]{1,16}")
+
+
+class RoomSocket(WebSocketEndpoint):
+    """One member of one room."""
+
+    encoding = "text"
+
+    async def dispatch(self) -> None:
+        websocket = WebSocket(self.scope, self.receive, self.send)
+        self.services = services(websocket)
+        connect = await websocket.receive()
+        assert connect["type"] == "websocket.connect"
+        await websocket.accept()
+        self.counted: tuple[int, str] | None = None
+        self.connection: Connection | None = None
+        self.room_name = websocket.path_params["room"].removesuffix("/")
+        try:
+            await self.on_connect(websocket)
+        except Refused as refusal:
+            await self._refuse(websocket, refusal)
+        else:
+            await self._talk(websocket)
+        finally:
+            if self.counted is not None:
+                self._count(-1)
+
+    async def on_connect(self, websocket: WebSocket) -> None:
+        """Check who it is and where it may go, in this order; raise Refused."""
+        name = self.room_name
+        try:
+            identity = await self.services.identities.identify(
+                websocket, websocket.query_params.get("token")
+            )
+        except Unauthenticated as error:
+            logger.warning("Unauthenticated user trying to connect to chat")
+            raise Refused(CloseCode.UNAUTHENTICATED, "no valid session or token") from error
+        except Unavailable as error:
+            raise self._away(error) from error
+        user = identity.user.name
+        try:
+            await admit(self.services, identity, name)
+            logger.info("User %s connecting to room %s", user, name)
+            self._check_limits(websocket, identity)
+            row = await open_room(self.services, identity, name)
+            room = await self.services.hub.open(row)
+        except NotFound as error:
+            logger.warning("User %s refused: %s is not a room", user, name[:200])
+            raise Refused(CloseCode.NOT_FOUND, error.detail) from error
+        except Forbidden as error:
+            logger.warning("User %s refused: may not enter room %s", user, name)
+            raise Refused(CloseCode.FORBIDDEN, error.detail) from error
+        except RateLimited as error:
+            logger.warning("User %s refused: too many new rooms", user)
+            raise Refused(CloseCode.TOO_MANY, "too many new rooms") from error
+        except Unavailable as error:
+            raise self._away(error) from error
+        self.connection = self._enter(websocket, identity, room)
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        assert self.connection is not None
+        await self.connection.receive(data)
+
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        assert self.connection is not None
+        connection = self.connection
+        self.services.hub.leave(connection.cursor.room, connection)
+        connection.release()
+        logger.info(
+            "User %s disconnected from room %s (%s)",
+            connection.identity.user.name,
+            self.room_name,
+            close_code,
+        )
+
+    # --- Coming in
+
+    def _check_limits(self, websocket: WebSocket, identity: Identity) -> None:
+        settings, user, address = self.services.settings, identity.user, client_of(websocket)
+        limits = (
+            (settings.max_connections_per_user, self.services.by_user[user.id], "user"),
+            (settings.max_connections_per_address, self.services.by_address[address], "address"),
+        )
+        for limit, open_now, whose in limits:
+            if limit and open_now >= limit:
+                logger.warning("User %s refused: too many connections of this %s", user.name, whose)
+                raise Refused(CloseCode.TOO_MANY, f"too many connections of this {whose}")
+        self.counted = (user.id, address)
+        self._count(1)
+
+    def _count(self, change: int) -> None:
+        assert self.counted is not None
+        for counter, key in zip(
+            (self.services.by_user, self.services.by_address), self.counted, strict=True
+        ):
+            counter[key] += change  # type: ignore[index]
+            if not counter[key]:  # type: ignore[index]
+                del counter[key]  # type: ignore[arg-type]
+
+    def _enter(self, websocket: WebSocket, identity: Identity, room: Room) -> Connection:
+        since = websocket.query_params.get("since", "")
+        known = int(since) if INTEGER.fullmatch(since) and int(since) <= MAX_INTEGER else None
+        cursor = Cursor(room, known, websocket.query_params.get("epoch"))
+        connection = Connection(self.services, websocket, identity, cursor)
+        # No await since the cursor was made: nothing can fall between it and the membership.
+        if self.services.draining or not self.services.hub.enter(room, connection):
+            raise Refused(CloseCode.RESTART, "restart")
+        return connection
+
+    def _away(self, error: Unavailable) -> Refused:
+        cause = type(error.__cause__ or error).__name__
+        logger.warning("Connection refused: the database is away (%s)", cause)
+        return Refused(CloseCode.TRY_LATER, "the database is away")
+
+    async def _refuse(self, websocket: WebSocket, refusal: Refused) -> None:
+        code = CloseCode(refusal.code)
+        async with asyncio.timeout(SEND_LIMIT):
+            if code in (CloseCode.RESTART, CloseCode.TRY_LATER):
+                await websocket.send(
+                    {"type": "websocket.send", "text": closing_frame(code, str(refusal))}
+                )
+            await websocket.close(code, str(refusal))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_PATIENCE):
+                await _read_off(websocket)
+
+    # --- Being in
+
+    async def _talk(self, websocket: WebSocket) -> None:
+        connection = self.connection
+        assert connection is not None
+        code: int = CloseCode.FAULT
+        try:
+            async with asyncio.timeout(SEND_LIMIT):
+                await websocket.send({"type": "websocket.send", "text": connection.welcome()})
+            logger.info(
+                "User %s connected to room %s", connection.identity.user.name, self.room_name
+            )
+            code = await self._converse(websocket, connection)
+        finally:
+            await self.on_disconnect(websocket, code)
+
+    async def _converse(self, websocket: WebSocket, connection: Connection) -> int:
+        writing = asyncio.create_task(connection.write(), name="socket writer")
+        reading = True
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as patience:
+
+                    def hurry(_: asyncio.Task[None]) -> None:
+                        if reading:
+                            patience.reschedule(asyncio.get_running_loop().time() + CLOSE_PATIENCE)
+
+                    writing.add_done_callback(hurry)
+                    return await self._read(websocket, connection)
+        finally:
+            reading = False
+            await stop([writing])
+            fault = None if writing.cancelled() else writing.exception()
+            if fault is not None and not isinstance(fault, TimeoutError):
+                logger.error("A socket's writer failed", exc_info=fault)
+        return connection.code or CloseCode.FAULT
+
+    async def _read(self, websocket: WebSocket, connection: Connection) -> int:
+        """Take frames until the peer leaves; return the code it left with."""
+        while True:
+            message = await websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return connection.code or int(message.get("code") or CloseCode.NORMAL)
+            if message.get("text") is None:
+                connection.end(CloseCode.BINARY, "only text frames")
+                continue
+            try:
+                await self.on_receive(websocket, message["text"])
+            except Refused as refusal:
+                connection.end(CloseCode(refusal.code), str(refusal))
+
+
+async def _read_off(websocket: WebSocket) -> None:
+    """Read until the disconnect comes, so that the server below can let go of the socket."""
+    while websocket.client_state is not WebSocketState.DISCONNECTED:
+        await websocket.receive()

@@ -1,0 +1,66 @@
+"""A real browser for the tests in this folder, driven by Playwright.
+
+`make test` sees to it that there is one. Each test gets fresh contexts: two of them are two
+people, with cookies of their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from tests.conftest import unavailable
+
+NewPage = Callable[[], Awaitable[Page]]
+
+# Names under which systems install what Playwright can drive, the freest first.
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+# The browser speaks to the server under test and to nobody else.
+ARGUMENTS = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+
+# Milliseconds that a click or an expectation waits for the page.
+PATIENCE = 15_000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # One browser for all tests here lives in one event loop, so they must run in it too.
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """A headless Chromium, the system's own or the one Playwright has fetched."""
+    async with async_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+        if program is None and not Path(own).exists():
+            raise unavailable("no Chromium: install the package `chromium`, or run `make browser`")
+        browser = await playwright.chromium.launch(
+            executable_path=program or own, args=list(ARGUMENTS)
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def new_page(browser: Browser) -> AsyncIterator[NewPage]:
+    """Open a page as somebody new: `page = await new_page()`."""
+    contexts: list[BrowserContext] = []
+
+    async def open_page() -> Page:
+        context = await browser.new_context()
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        return await context.new_page()
+
+    yield open_page
+    for context in contexts:
+        await context.close()

@@ -1,0 +1,278 @@
+"""Two people, each with a browser of their own, on the page of one room.
+
+Everything is found by role and label, as people with screen readers find it. Any error on a
+console, violations of the content security policy among them, fails the test that caused it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest_asyncio
+from playwright.async_api import Locator, Page, expect
+
+from tests.browser.conftest import PATIENCE, NewPage
+from tests.conftest import ChatServerFactory
+from tests.servers import ChatServer
+
+Enter = Callable[[ChatServer, str], Awaitable[Page]]
+
+ROOM = "/test-chat/test_room/"
+
+# What Chromium itself writes while there is no server to connect to.
+UNREACHABLE = re.compile(r"^WebSocket connection to 'ws://127\.0\.0\.1:\d+/ws/chat/")
+
+# What Chromium itself writes where a form is answered with a refusal.
+REFUSED_FORM = re.compile(r"status of 4\d\d")
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def enter(new_page: NewPage) -> AsyncIterator[Enter]:
+    """Sign in with a name and wait in the room: `maria = await enter(server, "maria")`."""
+    complaints: list[str] = []
+
+    async def open_room(server: ChatServer, name: str) -> Page:
+        page = await new_page()
+        page.on("pageerror", lambda error: complaints.append(f"{name}: {error}"))
+        page.on(
+            "console",
+            lambda said: (
+                complaints.append(said.text) if said.type in ("error", "warning") else None
+            ),
+        )
+        await page.goto(server.url + ROOM)
+        await sign_in(page, name)
+        await connected(page)
+        return page
+
+    yield open_room
+    expected = (UNREACHABLE, REFUSED_FORM)
+    assert not [said for said in complaints if not any(known.search(said) for known in expected)]
+
+
+async def sign_in(page: Page, name: str) -> None:
+    await page.get_by_label("Name").fill(name)
+    await page.get_by_role("button", name="Sign in").click()
+
+
+async def connected(page: Page) -> None:
+    await expect(page.get_by_role("status")).to_have_text("Connected")
+
+
+async def say(page: Page, text: str) -> None:
+    await page.get_by_label("Message").fill(text)
+    await page.get_by_role("button", name="Send").click()
+
+
+def said(page: Page, text: str) -> Locator:
+    """Every place in the conversation that shows exactly this text."""
+    return page.get_by_role("log").get_by_text(text, exact=True)
+
+
+async def conversation(page: Page) -> list[str]:
+    """The texts in the conversation, oldest first."""
+    return (
+        await page.get_by_role("log")
+        .get_by_role("article")
+        .get_by_role("paragraph")
+        .all_text_contents()
+    )
+
+
+async def test_what_either_says_both_read_once_and_in_the_same_order(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria, pedro = await enter(server, "maria"), await enter(server, "pedro")
+
+    await say(maria, "hola")
+    await expect(said(pedro, "hola")).to_be_visible()
+    await say(pedro, "buenas")
+    await expect(said(maria, "buenas")).to_be_visible()
+
+    for page in (maria, pedro):
+        assert await conversation(page) == ["hola", "buenas"]
+        await expect(page.get_by_role("log").get_by_text("maria")).to_have_count(1)
+        await expect(page.get_by_role("log").get_by_text("pedro")).to_have_count(1)
+        await expect(page.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
+
+
+async def test_markup_and_scripts_are_text(chat_server: ChatServerFactory, enter: Enter) -> None:
+    server = await chat_server()
+    maria, pedro = await enter(server, "maria"), await enter(server, "<i>pedro</i>")
+    text = "<b>bold</b><script>document.title = 'broken'</script><img src=x onerror=alert(1)>"
+
+    await say(pedro, text)
+
+    for page in (maria, pedro):
+        await expect(said(page, text)).to_have_count(1)
+        await expect(said(page, "<i>pedro</i>")).to_have_count(1)
+        await expect(page).to_have_title(re.compile("test_room"))
+
+
+async def test_after_a_restart_of_the_server_all_is_there_once_and_new_messages_flow(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria, pedro = await enter(server, "maria"), await enter(server, "pedro")
+    await say(maria, "before")
+    await expect(said(pedro, "before")).to_be_visible()
+
+    await server.stop()
+    for page in (maria, pedro):
+        await expect(page.get_by_role("status")).to_have_text(
+            re.compile(r"^(Reconnecting in \d+ s|Connecting)$")
+        )
+    await say(maria, "typed while nobody listens")
+    await server.start()
+    for page in (maria, pedro):
+        await connected(page)
+    await expect(said(pedro, "typed while nobody listens")).to_be_visible()
+    await say(pedro, "after")
+    await expect(said(maria, "after")).to_be_visible()
+
+    for page in (maria, pedro):
+        assert await conversation(page) == ["before", "typed while nobody listens", "after"]
+
+
+async def test_a_reload_shows_what_was_said(chat_server: ChatServerFactory, enter: Enter) -> None:
+    server = await chat_server()
+    maria = await enter(server, "maria")
+    for text in ("one", "two", "three"):
+        await say(maria, text)
+    await expect(said(maria, "three")).to_be_visible()
+    await expect(maria.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
+
+    await maria.reload()
+
+    await connected(maria)
+    await expect(said(maria, "three")).to_be_visible()
+    assert await conversation(maria) == ["one", "two", "three"]
+
+
+async def test_enter_sends_and_shift_enter_breaks_the_line(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria = await enter(server, "maria")
+    field = maria.get_by_label("Message")
+
+    await field.press_sequentially("one line")
+    await field.press("Shift+Enter")
+    await field.press_sequentially("and another")
+    await field.press("Enter")
+
+    await expect(field).to_have_value("")
+    await expect(said(maria, "one line\nand another")).to_be_visible()
+    assert await conversation(maria) == ["one line\nand another"]
+
+
+async def test_what_is_too_long_stays_in_the_field_with_the_reason_beside_it(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria = await enter(server, "maria")
+
+    await say(maria, "x" * 4001)
+
+    await expect(maria.get_by_role("alert")).to_contain_text("4001 of 4000")
+    await expect(maria.get_by_label("Message")).to_have_value("x" * 4001)
+    await say(maria, "x" * 4000)
+    await expect(said(maria, "x" * 4000)).to_be_visible()
+    await expect(maria.get_by_role("alert")).to_be_empty()
+
+
+async def test_who_sends_too_fast_is_told_and_every_message_arrives_in_order(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server(CHAT_SEND_RATE="2/second")
+    maria, pedro = await enter(server, "maria"), await enter(server, "pedro")
+    texts = [f"number {number}" for number in range(1, 6)]
+    field = maria.get_by_label("Message")
+
+    for text in texts:
+        await field.fill(text)
+        await field.press("Enter")
+
+    await expect(maria.get_by_role("alert")).to_contain_text("sent again by itself")
+    for page in (maria, pedro):
+        await expect(said(page, texts[-1])).to_be_visible()
+        assert await conversation(page) == texts
+
+
+async def test_signing_out_in_one_tab_ends_the_other_and_offers_the_way_back(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria = await enter(server, "maria")
+    other = await maria.context.new_page()
+    await other.goto(server.url + ROOM)
+    await connected(other)
+    await other.get_by_label("Message").fill("half typed")
+
+    await maria.get_by_role("button", name="Sign out").click()
+
+    await expect(maria.get_by_label("Name")).to_be_visible()
+    await expect(other.get_by_role("status")).to_have_text("Signed out")
+    await other.get_by_role("link", name="Sign in again").click()
+    await sign_in(other, "maria")
+    await connected(other)
+    await expect(other).to_have_url(server.url + ROOM)
+    await expect(other.get_by_label("Message")).to_have_value("half typed")
+
+
+async def test_a_taken_name_comes_back_with_a_sentence(
+    chat_server: ChatServerFactory, enter: Enter, new_page: NewPage
+) -> None:
+    server = await chat_server()
+    await enter(server, "maria")
+    second = await new_page()
+    await second.goto(server.url + ROOM)
+
+    await sign_in(second, "Maria")
+
+    await expect(second.get_by_role("alert")).to_contain_text("taken")
+    await expect(second.get_by_label("Name")).to_have_value("Maria")
+    await sign_in(second, "pedro")
+    await connected(second)
+    await expect(second).to_have_url(server.url + ROOM)
+
+
+async def test_the_list_shows_a_room_with_messages_and_a_field_opens_another(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria = await enter(server, "maria")
+    await say(maria, "hola")
+    await expect(said(maria, "hola")).to_be_visible()
+    await expect(maria.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
+
+    await maria.get_by_role("link", name="Rooms").click()
+    await maria.get_by_role("link", name="test_room").click()
+    await expect(said(maria, "hola")).to_be_visible()
+    await maria.get_by_role("link", name="Rooms").click()
+    await maria.get_by_label("Room").fill("another-room")
+    await maria.get_by_role("button", name="Join").click()
+
+    await expect(maria).to_have_url(server.url + "/test-chat/another-room/")
+    await connected(maria)
+    assert await conversation(maria) == []
+
+
+async def test_the_panel_shows_the_frames_sent_and_received(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria = await enter(server, "maria")
+    await say(maria, "hola")
+    await expect(said(maria, "hola")).to_be_visible()
+    frames = maria.get_by_label("Frames")
+    await expect(frames).to_be_hidden()
+
+    await maria.get_by_text("Frames", exact=True).click()
+
+    for kind in ("welcome", "send", "messages", "ack"):
+        await expect(frames.get_by_text(f'"type":"{kind}"')).to_have_count(1)
