@@ -27,6 +27,7 @@ DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format bench browser clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile

@@ -8,4 +8,6 @@ and WebSocket meet it, `chat.ops` runs it; `chat.app` wires them. Imports go dow
 app, web, live, log.
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"

@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 PROCESS_BYTES = 6  # random bytes that tell the processes of a deployment apart
 FLUSH_LIMIT = 2.0  # seconds for the last messages to be stored
 FAREWELL_LIMIT = 2.5  # seconds for the members to be told
-FAREWELL_LOOK = 0.02  # seconds between two looks at who is still there
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -136,7 +135,7 @@ async def _drain(chat: Services, draining: asyncio.Event) -> None:
     await _within(FLUSH_LIMIT, chat.writer.flush())
     for member in list(chat.hub.members):
         member.end(CloseCode.RESTART, "restart")
-    await _within(FAREWELL_LIMIT, _empty(chat.hub))
+    await _within(FAREWELL_LIMIT, chat.hub.deserted.wait())
     await chat.relay.flush()
 
 
@@ -146,11 +145,6 @@ async def _within(limit: float, step: Any) -> None:
             await step
     except TimeoutError:
         logger.warning("A step of draining took more than %s s", limit)
-
-
-async def _empty(hub: Hub) -> None:
-    while hub.members:
-        await asyncio.sleep(FAREWELL_LOOK)
 
 
 async def _healthz(request: Request) -> Response:

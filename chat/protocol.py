@@ -108,7 +108,7 @@ class Post(Struct, frozen=True):
     receiver_id: Positive | None = None
 
 
-_frames = msgspec.json.Decoder(ClientFrame)
+_frames: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

@@ -24,7 +24,7 @@ async def until(true: Callable[[], bool]) -> None:
 class Node:
     """One process' relay."""
 
-    def __init__(self, url: str, process: str, *, prefix: str = "test", echo: bool = True) -> None:
+    def __init__(self, url: str, process: str, *, prefix: str = "test") -> None:
         self.gaps: list[str] = []
         self.controls: list[str] = []
         self.relay = Relay(
@@ -33,7 +33,6 @@ class Node:
             process=process,
             on_gap=self.gaps.append,
             on_control=self.controls.append,
-            echo=echo,
         )
 
 

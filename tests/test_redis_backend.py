@@ -315,7 +315,7 @@ async def test_what_strangers_publish_on_our_channels_harms_nothing(redis_url: s
         await until(lambda: node.gaps == ["room"])
         await redis.publish("test/room", b"x \xff\xfe")
         await until(lambda: node.gaps == ["room", "room"])
-        for text in (b"", b"nospace", b"a hNaN?", b"a h", b"b q", b"\xff \xff"):
+        for text in (b"", b"else", b"beat a", b"beat a x", b"beat b 7", b"tell \xff"):
             await redis.publish("test!control", text)
         node.relay.tell("known")
         node.relay.publish("room", "after")
@@ -335,12 +335,13 @@ async def test_a_mistake_of_ours_is_logged_and_survived(
         with monkeypatch.context() as patch:
             patch.setattr(node.relay._backend, "heard", fail)
             node.relay.publish("room", "poison")
-            await until(lambda: node.relay.lost)
-            assert node.relay.reason == "unexpected LookupError"
-        await until(lambda: not node.relay.lost and node.relay.reconnects == 1)
+            await until(lambda: node.relay.reconnects == 1)
         node.relay.publish("room", "after")
         await until(lambda: listener.heard == ["after"])
-    assert lines(caplog)[0] == "ERROR The relay failed unexpectedly"
+    assert lines(caplog)[:2] == [
+        "ERROR The relay failed unexpectedly",
+        "WARNING Relay lost: unexpected LookupError",
+    ]
 
 
 async def test_a_url_cannot_switch_the_supervision_off(redis_url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
 import ssl
@@ -114,10 +115,14 @@ async def test_an_old_answer_does_not_confirm_who_left_and_came_back(
             await subscribers(1)
             confirmed = asyncio.create_task(node.relay.confirmed("room"))
             left = session._unanswered["test/room"]
+
+            def counted(unanswered: int) -> bool:
+                return session._unanswered["test/room"] == unanswered
+
             while left > 1:
                 await until(lambda: proxy.let_through(rb"subscribe\r\n.*?:\d+\r\n"))
                 left -= 1
-                await until(lambda now=left: session._unanswered["test/room"] == now)
+                await until(functools.partial(counted, left))
                 await asyncio.sleep(0)
                 assert not confirmed.done()
             proxy.open()

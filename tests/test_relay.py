@@ -94,24 +94,6 @@ async def test_a_control_text_is_heard_by_the_process_itself_too(relay_url: str)
         await until(lambda: node.controls == ["revoked 7"])
 
 
-async def test_without_echo_a_process_does_not_hear_itself(relay_url: str) -> None:
-    node = Node(relay_url, "a", echo=False)
-    await node.relay.open()
-    async with listening(node, "room") as listener:
-        node.relay.publish("room", "mine")
-        node.relay.tell("mine")
-        await node.relay.flush()
-        assert node.relay.published == 2
-        if relay_url != "memory://":
-            async with nodes(relay_url, "b") as [other]:
-                other.relay.publish("room", "theirs")
-                other.relay.tell("theirs")
-                await until(lambda: listener.heard != [] and node.controls != [])
-            assert listener.heard == node.controls == ["theirs"]
-    await node.relay.close()
-    assert "mine" not in listener.heard + node.controls
-
-
 async def test_closing_ends_the_listeners(relay_url: str) -> None:
     async with nodes(relay_url, "a") as [node], listening(node, "room") as listener:
         await node.relay.close()

@@ -45,6 +45,9 @@ class Hub:
         self._listening: dict[int, asyncio.Task[None]] = {}
         # All members of all rooms.
         self.members: set[Member] = set()
+        # Set while there is none.
+        self.deserted = asyncio.Event()
+        self.deserted.set()
         # Heads that were ahead and whose bell did not come, while the relay seemed well.
         self.missed = 0
         # When the ticker last reached the database (loop time); None: never, or not now.
@@ -75,11 +78,14 @@ class Hub:
             return False
         room.members.add(member)
         self.members.add(member)
+        self.deserted.clear()
         return True
 
     def leave(self, room: Room, member: Member) -> None:
         room.members.discard(member)
         self.members.discard(member)
+        if not self.members:
+            self.deserted.set()
         if not room.members:
             room.empty_since = asyncio.get_running_loop().time()
 
@@ -131,8 +137,9 @@ class Hub:
         ready: asyncio.Future[Room] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._listen(row, ready), name=f"listen {row.name}")
         try:
-            await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
+            task.add_done_callback(lambda _: ready.done() or ready.cancel())
+            await asyncio.wait([ready])
+            if ready.cancelled():
                 task.result()  # raises what stopped it
             room = ready.result()
         except BaseException:

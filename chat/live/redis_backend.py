@@ -40,18 +40,15 @@ OPEN_SECONDS = 1.0
 # can be 2,000 of the shortest announcements.
 INBOX_EVENTS = 4_096
 
-# The first byte after the sender's name on the control channel.
-BEAT = b"h"
-TELL = b"t"
+# What a payload on the control channel begins with.
+BEAT = b"beat "
+TELL = b"tell "
 
 logger = logging.getLogger(__name__)
 
 
 class SupervisedRedis(RedisBackend):
-    """A `BroadcastBackend` that survives whatever happens to Redis, and says so.
-
-    On the wire each payload begins with the sending process' name and a space.
-    """
+    """A `BroadcastBackend` that survives whatever happens to Redis, and says so."""
 
     def __init__(
         self,
@@ -59,15 +56,14 @@ class SupervisedRedis(RedisBackend):
         *,
         process: str,
         control: str,
-        echo: bool,
         on_gap: Callable[[str], None],
         on_control: Callable[[str], None],
     ) -> None:
         # Not RedisBackend's own: it makes one client for all its life, and that is its fault.
         self._make = connections(url)
-        self._tag = process.encode() + b" "
         self._control = control.encode()
-        self._echo = echo
+        # Our heartbeats, up to the time; everybody else's are none of ours.
+        self._beat = BEAT + process.encode() + b" "
         self._on_gap = on_gap
         self._on_control = on_control
         # Read from outside.
@@ -134,11 +130,11 @@ class SupervisedRedis(RedisBackend):
 
     def offer(self, channel: str, text: str) -> None:
         """Queue an announcement, or drop and count it."""
-        self._put(channel.encode(), self._tag, text)
+        self._put(channel.encode(), b"", text)
 
     def tell(self, text: str) -> None:
         """Queue a text for `on_control` of every process."""
-        self._put(self._control, self._tag + TELL, text)
+        self._put(self._control, TELL, text)
 
     def _put(self, channel: bytes, head: bytes, text: str) -> None:
         try:
@@ -174,25 +170,19 @@ class SupervisedRedis(RedisBackend):
 
     def heard(self, channel: str, payload: bytes) -> None:
         """Pass an announcement on to Broadcaster; what cannot be kept or read is a gap."""
-        if not self._echo and payload.startswith(self._tag):
-            return
         try:
-            self._queue.put_nowait(Event(channel, without_tag(payload)))
+            self._queue.put_nowait(Event(channel, payload.decode()))
         except (asyncio.QueueFull, UnicodeDecodeError):
             self._on_gap(channel)
 
     def heard_control(self, payload: bytes) -> None:
         """Take a heartbeat of ours, or what some process told."""
-        own = payload.startswith(self._tag)
         try:
-            text = without_tag(payload)
-            if text.startswith(TELL.decode()):
-                if self._echo or not own:
-                    self._on_control(text[1:])
-            elif own:
-                self._restore(time.monotonic() - float(text[1:]))
-        except ValueError:
-            # A stranger wrote on our channel (UnicodeDecodeError is a ValueError too).
+            if payload.startswith(self._beat):
+                self._restore(time.monotonic() - float(payload.removeprefix(self._beat)))
+            elif payload.startswith(TELL):
+                self._on_control(payload.removeprefix(TELL).decode())
+        except ValueError:  # not UTF-8, or no time
             logger.warning("The relay heard something that no process of ours said")
 
     def subscribed(self, channel: str) -> None:
@@ -203,7 +193,7 @@ class SupervisedRedis(RedisBackend):
 
     def beat(self) -> None:
         """Say that we live, and when."""
-        payload = b"%b%b%r" % (self._tag, BEAT, time.monotonic())
+        payload = self._beat + repr(time.monotonic()).encode()
         self.outbox.put_beat(pack_publish(self._control, payload))
 
     # The supervisor.
@@ -262,11 +252,6 @@ class SupervisedRedis(RedisBackend):
         waiter = self._waiters.pop(channel, None)
         if waiter is not None:
             waiter.set()
-
-
-def without_tag(payload: bytes) -> str:
-    """The text behind the sender's name, decoded once and copied once."""
-    return str(memoryview(payload)[payload.find(b" ") + 1 :], "utf-8")
 
 
 def connections(url: str) -> Callable[[], AbstractConnection]:

@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 class Relay:
     """Announcements between the processes of one deployment, over Broadcaster.
 
-    A process hears its own announcements and control texts too, unless `echo` is false. The
-    callbacks are short, run in the event loop, and get names without the deployment's prefix.
+    A process hears its own announcements and control texts too. The callbacks are short and run
+    in the event loop.
     """
 
     def __init__(
@@ -47,23 +47,20 @@ class Relay:
         process: str,
         on_gap: Callable[[str], None],
         on_control: Callable[[str], None],
-        echo: bool = True,
     ) -> None:
-        """Read the URL (ValueError without its text where it is wrong); connects nothing yet."""
-        assert " " not in process, "the name ends at its first space on the wire"
+        """Read the URL (ValueError without its text where it is wrong); connect nothing yet."""
         self._prefix = f"{prefix}/"
         self._gap = on_gap
         self._heard = on_control
         scheme = url.partition("://")[0]
         self._backend: SupervisedRedis | Memory
         if scheme == "memory":
-            self._backend = Memory(echo=echo, on_gap=self._on_gap, on_control=self._on_control)
+            self._backend = Memory(on_gap=self._on_gap, on_control=self._on_control)
         elif scheme in ("redis", "rediss"):
             self._backend = SupervisedRedis(
                 url,
                 process=process,
                 control=f"{prefix}!control",
-                echo=echo,
                 on_gap=self._on_gap,
                 on_control=self._on_control,
             )
@@ -105,7 +102,7 @@ class Relay:
         self._backend.offer(self._prefix + channel, text)
 
     def tell(self, text: str) -> None:
-        """Say something to `on_control` of every process, this one included unless echo is off."""
+        """Say something to `on_control` of every process, this one included."""
         self._backend.tell(text)
 
     async def flush(self) -> None:
@@ -234,12 +231,10 @@ class Memory(MemoryBackend):
     def __init__(
         self,
         *,
-        echo: bool,
         on_gap: Callable[[str], None],
         on_control: Callable[[str], None],
     ) -> None:
         super().__init__("memory://")
-        self._echo = echo
         self._on_gap = on_gap
         self._on_control = on_control
         self._connected = False
@@ -261,19 +256,17 @@ class Memory(MemoryBackend):
         asyncio.get_running_loop().call_soon(self._on_gap, channel)
 
     def offer(self, channel: str, text: str) -> None:
-        """Put it before this process' own listener, where echo is on."""
+        """Put it before this process' own listener."""
         if not self._connected or self._published.qsize() >= OUTBOX_COMMANDS:
             self.dropped += 1
             return
         self.published += 1
-        if self._echo:
-            self._published.put_nowait(Event(channel, text))
+        self._published.put_nowait(Event(channel, text))
 
     def tell(self, text: str) -> None:
-        """Tell this process, in the loop's next turn as with Redis, where echo is on."""
+        """Tell this process, not before the loop's next turn, as with Redis."""
         self.published += 1
-        if self._echo:
-            asyncio.get_running_loop().call_soon(self._on_control, text)
+        asyncio.get_running_loop().call_soon(self._on_control, text)
 
     async def confirmed(self, channel: str) -> bool:
         """True for every channel that somebody listens to."""

@@ -166,7 +166,8 @@ class Database:
         """Run one statement and return its rows; raise Unavailable."""
         async with self.connection() as connection:
             # A Record of `databases` iterates over its keys.
-            return [tuple(row.values()) for row in await connection.fetch_all(sql, values)]
+            records: list[Any] = list(await connection.fetch_all(sql, values))
+            return [tuple(record.values()) for record in records]
 
     async def row(self, sql: str, values: dict[str, Any] | None = None) -> Row | None:
         """Run one statement and return its first row or None; raise Unavailable."""

@@ -31,7 +31,6 @@ from chat.protocol import (
     PAGE_MAX,
     ROOM_NAME,
     Ack,
-    Person,
     Positive,
     Post,
     check_object,
@@ -180,9 +179,9 @@ async def who(request: Request) -> Identity:
     """Return who is asking; raise Unauthenticated, or Forbidden for a foreign page's request."""
     chat = services(request)
     identity = await chat.identities.identify(request)
-    if identity.by_cookie and request.method not in SAFE_METHODS:
-        if not origin_allowed(request.headers, chat.settings):
-            raise Forbidden("This origin is not allowed.")
+    guarded = identity.by_cookie and request.method not in SAFE_METHODS
+    if guarded and not origin_allowed(request.headers, chat.settings):
+        raise Forbidden("This origin is not allowed.")
     return identity
 
 

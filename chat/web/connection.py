@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 
+from msgspec import UNSET
 from starlette.websockets import WebSocket
 
 from chat.errors import (
@@ -30,7 +31,6 @@ from chat.errors import (
 from chat.live.cursor import Cursor
 from chat.log.repository import Stored
 from chat.protocol import (
-    UNSET,
     Ack,
     CloseCode,
     Closing,
@@ -235,13 +235,11 @@ class Connection:
 
     async def write(self) -> None:
         """Send what there is to send until the connection ends, then close it."""
-        while self._ending is None:
+        while self.code is None:
             self._bell.clear()
-            while self._outbox and self._ending is None:
+            while self._outbox:
                 await self._transmit(self._outbox.popleft())
                 self._gate()
-            if self._ending is not None:
-                break
             try:
                 frame = await self.cursor.take()
             except Reset:
@@ -263,8 +261,6 @@ class Connection:
     async def _close(self) -> None:
         assert self._ending is not None
         code, reason = self._ending
-        while self._outbox:
-            await self._transmit(self._outbox.popleft())
         if code in (CloseCode.RESTART, CloseCode.TRY_LATER):
             await self._transmit(closing_frame(code, reason))
         async with asyncio.timeout(SEND_LIMIT):

@@ -63,17 +63,13 @@ class Guard:
         if not self._host_is_ours(headers):
             logger.warning("Host %s refused", headers.get("host", "")[:200])
             return PlainTextResponse("This host name is not served here.", 400)
-        if scope["type"] == "websocket":
-            if not origin_allowed(headers, self._settings):
-                logger.warning("Origin %s refused", headers.get("origin", "")[:200])
-                return PlainTextResponse("This origin is not allowed.", 403)
-            if self._draining():
-                headers_back = {"Retry-After": RETRY_AFTER}
-                return PlainTextResponse("The server restarts.", 503, headers_back)
-        elif scope["method"] == "POST" and scope["path"] in FORM_PATHS:
-            if not origin_allowed(headers, self._settings):
-                logger.warning("Origin %s refused", headers.get("origin", "")[:200])
-                return PlainTextResponse("This form was sent from another site.", 403)
+        socket = scope["type"] == "websocket"
+        form = not socket and scope["method"] == "POST" and scope["path"] in FORM_PATHS
+        if (socket or form) and not origin_allowed(headers, self._settings):
+            logger.warning("Origin %s refused", headers.get("origin", "")[:200])
+            return PlainTextResponse("This origin is not allowed.", 403)
+        if socket and self._draining():
+            return PlainTextResponse("The server restarts.", 503, {"Retry-After": RETRY_AFTER})
         return None
 
     def _host_is_ours(self, headers: Headers) -> bool:

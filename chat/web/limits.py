@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
@@ -74,7 +75,8 @@ class Limits:
 
     async def close(self) -> None:
         if self._storage is not None:
-            await self._storage.bridge.get_connection().aclose()
+            bridge: Any = self._storage.bridge
+            await bridge.get_connection().aclose()
 
 
 def _rate(text: str | None) -> RateLimitItem | None:

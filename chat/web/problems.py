@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: `application/problem+json` (RFC 9457) for programs."""
+"""Errors as HTTP answers: `application/problem+json` (RFC 9457) for programs, a page for people."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chat.errors import Unavailable, WireError
+from chat.web.pages import problem_page
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,15 @@ async def on_wire_error(request: Request, error: Exception) -> Response:
         cause = type(error.__cause__ or error).__name__
         what = "Error saving message" if request.method == "POST" else "Error reading"
         logger.error("%s: %s", what, cause)
+    if _wants_page(request):
+        return problem_page(request, error.status, error.detail)
     return problem(error.status, error.code, error.detail, retry_after=error.retry_after)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if _wants_page(request):
+        return problem_page(request, error.status_code, "")
     code = CODES.get(error.status_code, "error")
     answer = problem(error.status_code, code, str(error.detail) + ".")
     for name, value in (error.headers or {}).items():
@@ -56,4 +61,14 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 async def on_fault(request: Request, error: Exception) -> Response:
     """Our own mistake: the trace is in the log, the client gets a sentence."""
-    return problem(500, "fault", "The server failed to answer; it has been logged.")
+    detail = "The server failed to answer; it has been logged."
+    return (
+        problem_page(request, 500, detail)
+        if _wants_page(request)
+        else problem(500, "fault", detail)
+    )
+
+
+def _wants_page(request: Request) -> bool:
+    for_programs = request.url.path.startswith(("/api/", "/healthz", "/readyz"))
+    return not for_programs and "text/html" in request.headers.get("accept", "")

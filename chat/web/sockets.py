@@ -43,15 +43,15 @@ class RoomSocket(WebSocketEndpoint):
     """One member of one room."""
 
     encoding = "text"
+    # The user and address that were counted for the limits, once they were.
+    counted: tuple[int, str] | None = None
+    # The conversation, once it is let in.
+    connection: Connection | None = None
 
     async def dispatch(self) -> None:
         websocket = WebSocket(self.scope, self.receive, self.send)
         self.services = services(websocket)
-        connect = await websocket.receive()
-        assert connect["type"] == "websocket.connect"
         await websocket.accept()
-        self.counted: tuple[int, str] | None = None
-        self.connection: Connection | None = None
         self.room_name = websocket.path_params["room"].removesuffix("/")
         try:
             await self.on_connect(websocket)
@@ -128,12 +128,14 @@ class RoomSocket(WebSocketEndpoint):
 
     def _count(self, change: int) -> None:
         assert self.counted is not None
-        for counter, key in zip(
-            (self.services.by_user, self.services.by_address), self.counted, strict=True
-        ):
-            counter[key] += change  # type: ignore[index]
-            if not counter[key]:  # type: ignore[index]
-                del counter[key]  # type: ignore[arg-type]
+        user_id, address = self.counted
+        by_user, by_address = self.services.by_user, self.services.by_address
+        by_user[user_id] += change
+        by_address[address] += change
+        if not by_user[user_id]:
+            del by_user[user_id]
+        if not by_address[address]:
+            del by_address[address]
 
     def _enter(self, websocket: WebSocket, identity: Identity, room: Room) -> Connection:
         since = websocket.query_params.get("since", "")
