@@ -95,17 +95,15 @@ async def _lifespan(
     database = Database(settings.database_url)
     await database.open()
     repository = Repository(database)
-    deployment = await repository.deployment()
+    deployment, process = await repository.deployment(), secrets.token_hex(PROCESS_BYTES)
     relay = Relay(
         settings.relay_url,
         prefix=deployment,
-        process=secrets.token_hex(PROCESS_BYTES),
-        # The hub offers its own announcements to its rooms directly.
-        echo=False,
+        process=process,
         on_gap=lambda channel: hub.on_gap(channel),
         on_control=lambda text: hub.on_control(text),
     )
-    hub = Hub(repository, relay)
+    hub = Hub(repository, relay, process)
     writer = Writer(repository, hub.announce)
     users = Users(database)
     limits = Limits(settings, deployment, lambda: relay.lost)

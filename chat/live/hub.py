@@ -34,9 +34,11 @@ MAX_ANNOUNCEMENT = 512 * 1024
 
 
 class Hub:
-    def __init__(self, log: Repository, relay: Relay) -> None:
+    def __init__(self, log: Repository, relay: Relay, process: str) -> None:
         self._log = log
         self._relay = relay
+        # Names this process in its announcements, which come back to it, too.
+        self._process = process
         self._rooms: dict[int, Room] = {}
         self._names: dict[str, Room] = {}
         # Rooms that are being opened: one flight for all that want in.
@@ -95,9 +97,10 @@ class Hub:
         if room is not None:
             room.offer(epoch, entries)
         if sum(one.size for one in entries) <= MAX_ANNOUNCEMENT:
-            text = "\n".join([f"{epoch} {entries[0].seq}", *[one.json for one in entries]])
+            head = f"{self._process} {epoch} {entries[0].seq}"
+            text = "\n".join([head, *[one.json for one in entries]])
         else:
-            text = f"{epoch} {entries[-1].seq}"
+            text = f"{self._process} {epoch} {entries[-1].seq}"
         self._relay.publish(_channel(room_id), text)
 
     def revoke(self, sid: str) -> None:
@@ -172,8 +175,10 @@ class Hub:
                 self._hear(room, text)
 
     def _hear(self, room: Room, text: str) -> None:
+        if text.startswith(self._process):
+            return
         head, *lines = text.split("\n")
-        epoch, seq = head.split(" ")
+        _, epoch, seq = head.split(" ")
         if not lines:
             room.mend(int(seq))
             return
