@@ -1,20 +1,18 @@
-# syntax=docker/dockerfile:1
-
-# First stage: the wheels of Tertulia and all it needs, built where a build may leave things behind.
+# First stage: an environment with Tertulia and all it needs; what a build leaves behind stays here.
 FROM python:3.13-slim AS build
+RUN python -m venv /opt/tertulia
 WORKDIR /src
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY chat chat
 COPY templates templates
-RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[fast]'
+RUN /opt/tertulia/bin/pip install --no-cache-dir --disable-pip-version-check '.[fast]'
 
 # Second stage: what runs. Settings come as CHAT_… variables; none is in the image.
 FROM python:3.13-slim
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-RUN --mount=from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels 'tertulia[fast]' \
-    && useradd --system --uid 10001 --home-dir /srv/tertulia --create-home tertulia \
+RUN useradd --system --uid 10001 --home-dir /srv/tertulia --create-home tertulia \
     && install -d -o tertulia -g tertulia -m 0700 /srv/tertulia/var
+COPY --from=build /opt/tertulia /opt/tertulia
+ENV PATH=/opt/tertulia/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /srv/tertulia
 COPY hypercorn.toml ./
 USER tertulia

@@ -153,8 +153,8 @@ def line(step: Step) -> str:
     return (
         f"{step.rate:9,.0f}/s for {step.seconds:g} s: {step.deliveries:11,.0f} deliveries/s, "
         f"p50 {step.p50 * 1e3:8.2f} ms, p99 {step.p99 * 1e3:8.2f} ms, "
-        f"growth {step.growth:+.3f}, load late {step.behind * 1e3:.2f} ms "
-        + ", ".join((*notes, *step.errors))
+        f"growth {step.growth:+.3f}, server busy {step.busy:.2f}, "
+        f"load late {step.behind * 1e3:.2f} ms " + ", ".join((*notes, *step.errors))
     )
 
 

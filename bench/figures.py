@@ -76,14 +76,15 @@ class Idle:
     left: int
 
 
-def names(rooms: int) -> list[str]:
+async def connect(server: Server, rooms: int, size: int) -> Crowd:
     crowd = next(numbers)
-    return [f"b{crowd}.{room}" for room in range(rooms)]
+    names = [f"b{crowd}.{room}" for room in range(rooms)]
+    return await gather_crowd(server.url, server.member, server.cpu, names, size)
 
 
 async def gather(server: Server, rooms: int, size: int) -> Crowd:
     """Connect a new crowd in new rooms and let it say a few words."""
-    crowd = await gather_crowd(server.url, server.member, names(rooms), size)
+    crowd = await connect(server, rooms, size)
     await speak(crowd, WARM_RATE, WARM_SECONDS)
     return crowd
 
@@ -121,7 +122,7 @@ async def idle_members(server: Server, silence: float) -> Idle:
     await warm.close()
     before = await settled(server)
     begin = perf_counter()
-    crowd = await gather_crowd(server.url, server.member, names(IDLE_ROOMS), IDLE_TABLE)
+    crowd = await connect(server, IDLE_ROOMS, IDLE_TABLE)
     seconds = perf_counter() - begin
     after = await settled(server)
     connections = len(crowd.members)

@@ -27,6 +27,8 @@ HANDSHAKES_AT_ONCE = 32
 JOIN_TIMEOUT = 30.0
 # Seconds between two looks at whether everything has arrived.
 LOOK_INTERVAL = 0.005
+# Different `error` texts kept for the report.
+ERRORS_KEPT = 3
 # Frames remembered per room for comparing; members rarely spread over more.
 KNOWN_FRAMES = 64
 # Bytes that tell frames of a room apart, mostly: type, room and first seq.
@@ -69,6 +71,8 @@ class Crowd:
     """Members of some rooms, and what they sent and heard."""
 
     rooms: list[Room]
+    # Seconds of processor time that the server has used so far.
+    cpu: Callable[[], float]
     members: list[Member] = field(default_factory=list)
     # Messages numbered so far, over all steps.
     number: int = 0
@@ -83,7 +87,7 @@ class Crowd:
     dues: list[float] = field(default_factory=list)
     # Entries out of order, missing in between, or seen twice.
     faults: int = 0
-    # The first texts of `error` frames, and how many there were.
+    # The different texts of `error` frames, and how many there were.
     errors: list[str] = field(default_factory=list)
     refused: int = 0
     # Sockets that ended without being asked to.
@@ -198,8 +202,9 @@ class LogMember(Member):
                 self.crowd.acked += 1
             case "error":
                 self.crowd.refused += 1
-                if len(self.crowd.errors) < 3:
-                    self.crowd.errors.append(f"{fields['code']}: {fields['detail']}")
+                text = f"{fields['code']}: {fields['detail']}"
+                if text not in self.crowd.errors and len(self.crowd.errors) < ERRORS_KEPT:
+                    self.crowd.errors.append(text)
 
 
 class EchoMember(Member):
@@ -259,11 +264,12 @@ def read(payload: bytes, crowd: Crowd) -> Batch:
 async def gather_crowd(
     urls: Callable[[str, int], str],
     member: type[Member],
+    cpu: Callable[[], float],
     names: Sequence[str],
     size: int,
 ) -> Crowd:
     """Connect `size` members to each room; returns when the last one has joined."""
-    crowd = Crowd([Room(name) for name in names])
+    crowd = Crowd([Room(name) for name in names], cpu)
     slots = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
 
     async def join(place: int) -> None:

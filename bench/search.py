@@ -21,7 +21,12 @@ REFINEMENTS = 4
 # Seconds of p99 above which a chat is not one any more.
 P99_LIMIT = 1.0
 # Seconds of latency per second: what batches make it waver, and far from a server that is behind.
-GROWTH_LIMIT = 0.05
+# A short step has short quarters, which waver more; at twice what a server can do it is 0.5.
+GROWTH_LIMIT, PROBE_GROWTH_LIMIT = 0.05, 0.25
+# Tries of a step: another program's busy second is not the server's limit.
+TRIES = 2
+# Where even the rate that held while doubling does not last: so many steps down, 16 percent each.
+STEPS_DOWN = 8
 # Messages per second: where doubling ends, whatever happens.
 RATE_LIMIT = 50_000.0
 
@@ -48,7 +53,7 @@ def holds(step: Step) -> bool:
         step.complete
         and not (step.faults or step.refused or step.gone)
         and step.p99 < P99_LIMIT
-        and step.growth < GROWTH_LIMIT
+        and step.growth < (GROWTH_LIMIT if step.seconds >= STEP_SECONDS else PROBE_GROWTH_LIMIT)
     )
 
 
@@ -60,33 +65,36 @@ async def search(
     best: Step | None = None
     crowd = await gather()
 
-    async def holds_at(rate: float, seconds: float) -> bool:
+    async def lasts(rate: float, seconds: float) -> bool:
         nonlocal crowd, best
-        step = await speak(crowd, rate, seconds)
-        steps.append(step)
-        report(step)
-        if not step.complete or step.refused or step.gone:
-            # What is still under way must not be counted in the next step.
-            await crowd.close()
-            crowd = await gather()
-        # Short steps only point the way.
-        if holds(step) and seconds >= STEP_SECONDS and (best is None or rate > best.rate):
-            best = step
-        return holds(step)
+        for _ in range(TRIES):
+            step = await speak(crowd, rate, seconds)
+            steps.append(step)
+            report(step)
+            if not step.complete or step.refused or step.gone:
+                # What is still under way must not be counted in the next step.
+                await crowd.close()
+                crowd = await gather()
+            if holds(step):
+                # Short steps only point the way.
+                if seconds >= STEP_SECONDS and (best is None or rate > best.rate):
+                    best = step
+                return True
+        return False
 
-    low, high = 0.0, first
-    while high < RATE_LIMIT and await holds_at(high, PROBE_SECONDS):
+    low, high = first / 8, first
+    while high < RATE_LIMIT and await lasts(high, PROBE_SECONDS):
         low, high = high, high * 2
-    if low == 0.0:
-        low = first / 8
     for _ in range(REFINEMENTS):
         rate = (low * high) ** 0.5
-        # Twice, as another program's busy second is not the server's limit.
-        if await holds_at(rate, STEP_SECONDS) or await holds_at(rate, STEP_SECONDS):
+        if await lasts(rate, STEP_SECONDS):
             low = rate
         else:
             high = rate
-    if best is None:
-        await holds_at(low, STEP_SECONDS)
+    for _ in range(STEPS_DOWN):
+        if best is not None:
+            break
+        await lasts(low, STEP_SECONDS)
+        low /= 2**0.25
     await crowd.close()
     return Found(best, tuple(steps))

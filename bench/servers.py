@@ -69,6 +69,10 @@ class Server:
         query = f"?token={quote(self.tokens[place % len(self.tokens)])}" if self.tokens else ""
         return f"ws://{self.address}/ws/chat/{room}/{query}"
 
+    def cpu(self) -> float:
+        """Return the seconds of processor time of all its processes; 0 where they are not ours."""
+        return 0.0 if self.pid is None else sum(map(cpu_seconds, family(self.pid)))
+
     def memory(self) -> int | None:
         """Return the proportional set size of all its processes in KiB."""
         return None if self.pid is None else sum(map(proportional_set_size, family(self.pid)))
@@ -223,3 +227,9 @@ def proportional_set_size(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1])
     raise AssertionError("smaps_rollup without Pss")
+
+
+def cpu_seconds(pid: int) -> float:
+    # After the name in brackets, which may hold anything, utime and stime are the 12th and 13th.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

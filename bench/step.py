@@ -46,6 +46,8 @@ class Step:
     growth: float
     # 99th percentile of how late the load itself was to send.
     behind: float
+    # Share of a core that the server used: near 1, it is the server that ends the rise.
+    busy: float
     complete: bool
     # Deliveries that never came, though nothing was refused or under way any more.
     lost: int
@@ -67,7 +69,7 @@ async def speak(crowd: Crowd, rate: float, seconds: float) -> Step:
     crowd.latencies, crowd.dues = [], []
     crowd.faults = crowd.refused = crowd.acked = 0
     crowd.errors = []
-    delivered = crowd.delivered
+    delivered, cpu = crowd.delivered, crowd.cpu()
     late = []
     crowd.rate, crowd.base = rate, crowd.number
     # A moment ahead, so that the first message is not late already.
@@ -94,23 +96,26 @@ async def speak(crowd: Crowd, rate: float, seconds: float) -> Step:
         lambda: crowd.delivered >= expected or crowd.gone > 0,
         crowd.due(end) + DRAIN_TIMEOUT - perf_counter(),
     )
+    cpu_after = crowd.cpu()
     quiet = perf_counter() - crowd.last_arrival > QUIET
     lost = max(0, expected - crowd.refused * crowd.size - crowd.delivered) if quiet else 0
     # One more turn for a copy too many, and for the last acks.
     await asyncio.sleep(50 * TICK)
     whole = all(member.count == member.room.sent for member in members)
     heard = crowd.delivered - delivered
+    took = max(crowd.last_arrival - crowd.start, seconds)
     return Step(
         rate=rate,
         seconds=seconds,
         sent=count,
         delivered=heard,
         acked=crowd.acked,
-        deliveries=heard / max(crowd.last_arrival - crowd.start, seconds),
+        deliveries=heard / took,
         p50=percentile(crowd.latencies, 0.50),
         p99=percentile(crowd.latencies, 0.99),
         growth=growth(crowd, seconds),
         behind=percentile(late, 0.99),
+        busy=(cpu_after - cpu) / took,
         complete=whole and crowd.delivered == expected,
         lost=lost,
         faults=crowd.faults,

@@ -142,6 +142,7 @@ async def test_a_stopped_redis_is_lost_once_and_all_channels_return_with_it(
             node.gaps.clear()
             own_redis.start()
             await until(lambda: {"room", "new", *channels} == set(node.gaps))
+        await until(lambda: not node.relay.lost)
         node.relay.publish("room", "after")
         await until(lambda: listener.heard == ["after"])
         assert node.relay.reconnects == 1
@@ -266,6 +267,16 @@ async def test_closing_is_bounded_with_a_frozen_redis(own_redis: RedisServer) ->
     assert node.relay.dropped == 100
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not [task for task in others if "relay" in task.get_name()]
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_behind(own_redis: RedisServer) -> None:
+    own_redis.freeze()
+    opening = asyncio.create_task(Node(own_redis.url, "a").relay.open())
+    await until(lambda: "relay supervisor" in {task.get_name() for task in asyncio.all_tasks()})
+    opening.cancel()
+    async with asyncio.timeout(CLOSE_LIMIT):
+        await asyncio.wait([opening])
+    assert not [task for task in asyncio.all_tasks() if "relay" in task.get_name()]
 
 
 async def test_closing_while_reconnecting_is_bounded(own_redis: RedisServer) -> None:

@@ -101,6 +101,10 @@ class SupervisedRedis(RedisBackend):
                 await self._verdict.wait()
         except TimeoutError:
             pass
+        except asyncio.CancelledError:
+            # Nobody will close what was never opened.
+            await self.disconnect()
+            raise
 
     async def disconnect(self) -> None:
         """End all tasks and connections, in about a second at most."""

@@ -67,8 +67,10 @@ class Room:
         # Frames by the seq they start after: members at the same place share one.
         self._frames: dict[int, tuple[SharedText, int]] = {}
         self._mending: asyncio.Task[None] | None = None
-        # Set where the log holds more than the tail, or may.
+        # Set where the log may hold more than the tail.
         self._doubt = False
+        # The newest seq seen behind a gap: the log holds it, unless the bell was another log's.
+        self._announced = 0
         # Page reads in flight, by the seq they start after: a crowd that is behind reads once.
         self._pages: dict[int, asyncio.Task[list[Entry]]] = {}
 
@@ -80,9 +82,7 @@ class Room:
             return
         match self.tail.offer(entries):
             case Offer.APPENDED:
-                self._frames.clear()
-                for member in self.members:
-                    member.wake()
+                self._ring()
             case Offer.GAP:
                 self.mend(entries[-1].seq)
             case Offer.DUPLICATE:
@@ -115,10 +115,13 @@ class Room:
         return await asyncio.shield(task)
 
     def mend(self, head: int | None = None) -> None:
-        """Bring the tail up to the log, soon; `head` is a seq that it should reach, if known."""
-        self._doubt = True
+        """Bring the tail up to the log; up to `head`, if given, it may come by itself yet."""
+        if head is None:
+            self._doubt = True
+        else:
+            self._announced = max(self._announced, head)
         if self._mending is None or self._mending.done():
-            self._mending = asyncio.create_task(self._mend(head), name=f"mend {self.name}")
+            self._mending = asyncio.create_task(self._mend(), name=f"mend {self.name}")
 
     async def close(self) -> None:
         """Stop mending and reading."""
@@ -128,12 +131,15 @@ class Room:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _mend(self, head: int | None) -> None:
-        if head is not None:
+    def _ring(self) -> None:
+        self._frames.clear()
+        for member in self.members:
+            member.wake()
+
+    async def _mend(self) -> None:
+        if not self._doubt:
             await asyncio.sleep(GAP_PATIENCE)
-            if self.tail.last >= head:
-                self._doubt = False
-        while self._doubt:
+        while self._doubt or self._announced > self.tail.last:
             self._doubt = False
             try:
                 page = await self._log.read(self.id, self.tail.last, PAGE_MAX)
@@ -142,6 +148,13 @@ class Room:
                 self._doubt = True
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
-            if page:
+            if not page:
+                self._announced = self.tail.last
+            elif page[0].seq > self.tail.last + 1:
+                # Trimmed, all that lay between: members who miss it start afresh (`Reset`).
+                self.first_seq = page[0].seq
+                self.tail = Tail(page[-1].seq, page)
+                self._ring()
+            else:
                 self.offer(self.epoch, page)
             self._doubt = self._doubt or len(page) == PAGE_MAX

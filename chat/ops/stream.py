@@ -19,7 +19,7 @@ import hypercorn.asyncio.run
 import hypercorn.asyncio.tcp_server
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
-from hypercorn.protocol.events import Body, Data, Event, StreamClosed
+from hypercorn.protocol.events import Body, Data, EndData, Event, StreamClosed
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.ws_stream import (
     ASGIWebsocketState,
@@ -146,11 +146,9 @@ class Stream(WSStream):
             self.state = ASGIWebsocketState.HTTPCLOSED
             await self._send_error_response(500)
         elif self.state is ASGIWebsocketState.CONNECTED:
-            self._close_begins(CloseReason.INTERNAL_ERROR, None)
-            await self._send_wsproto_event(CloseConnection(code=CloseReason.INTERNAL_ERROR))
+            await self._close(CloseReason.INTERNAL_ERROR)
         if (
-            self.peer is not None
-            and self.state is ASGIWebsocketState.CLOSED
+            self.state is ASGIWebsocketState.CLOSED
             and self.connection.state is ConnectionState.LOCAL_CLOSING
         ):
             # A TCP connection closed with unread bytes is a reset, which may overtake our close
@@ -211,9 +209,7 @@ class Stream(WSStream):
         try:
             self.buffer.extend(event)
         except FrameTooLargeError:
-            self._close_begins(CloseReason.MESSAGE_TOO_BIG, None)
-            await self._tell_app()
-            await self._send_wsproto_event(CloseConnection(code=CloseReason.MESSAGE_TOO_BIG))
+            await self._close(CloseReason.MESSAGE_TOO_BIG)
             return
         if event.message_finished:
             message = self.buffer.to_message()
@@ -227,8 +223,7 @@ class Stream(WSStream):
             await self._send_wsproto_event(event.response())
         elif self.connection.state is ConnectionState.OPEN:
             # Not a close frame: bytes that are no WebSocket. They get the code, but no patience.
-            self.code = int(event.code)
-            await self._send_wsproto_event(CloseConnection(code=event.code))
+            await self._close(event.code)
         await self.send(StreamClosed(stream_id=self.stream_id))
 
     # Both
@@ -238,6 +233,13 @@ class Stream(WSStream):
             self.told = True
             message = {"type": "websocket.disconnect", "code": self.code, "reason": self.reason}
             await self.app_put(message)
+
+    async def _close(self, code: int) -> None:
+        # The stream's own close. The app is told first: the frame may have to wait for the peer.
+        self._close_begins(code, None)
+        await self._tell_app()
+        await self._send_wsproto_event(CloseConnection(code=code))
+        await self.send(EndData(stream_id=self.stream_id))
 
     def _close_begins(self, code: int, reason: str | None) -> None:
         self.state = ASGIWebsocketState.CLOSED
