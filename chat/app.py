@@ -116,6 +116,7 @@ async def _lifespan(
     await relay.open()
     tasks.start("writer", writer.run)
     tasks.start("ticker", hub.tick)
+    tasks.start("tending", hub.tend)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -295,6 +296,7 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
+@lru_cache(maxsize=1024)
 def rfc3339(milliseconds: int) -> str:
     """Return the time as the contract writes it: UTC, with milliseconds and `Z`."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
@@ -303,7 +305,7 @@ def rfc3339(milliseconds: int) -> str:
 
 def direct_pair(room: str) -> tuple[int, int] | None:
     """Return both user ids of a direct room's name, or None where it is not one."""
-    match = DIRECT_ROOM.fullmatch(room)
+    match = DIRECT_ROOM.fullmatch(room) if room.startswith("dm.") else None
     if match is None:
         return None
     low, high = int(match[1]), int(match[2])

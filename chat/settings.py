@@ -51,8 +51,12 @@ def _hosts(raw: str) -> tuple[str, ...]:
 
 def _origins(raw: str) -> tuple[str, ...]:
     for origin in _list(raw):
+        if "@" in origin:
+            # Not quoted: what stands before it may be a password.
+            raise ValueError("an origin has no user and no password")
         parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}":
+        whole = parts.hostname and origin == f"{parts.scheme}://{parts.netloc}"
+        if parts.scheme not in ("http", "https") or not whole:
             raise ValueError(f"{origin!r} is not an origin such as https://www.example.org")
     return _list(raw)
 
@@ -102,6 +106,8 @@ def _url(*schemes: str) -> Callable[[str], str]:
             raise ValueError("memory:// takes nothing behind it")
         if scheme == "sqlite" and (not rest.startswith("/") or rest == "/" or "?" in rest):
             raise ValueError("write it as sqlite:///folder/file.db, without a query")
+        if scheme == "sqlite" and ":memory:" in rest:
+            raise ValueError("the log must be in a file: in memory each connection has its own")
         if scheme not in ("sqlite", "memory"):
             try:
                 _ = urlsplit(raw).port

@@ -7,13 +7,17 @@ one's own in the place of those from servers.py.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import ChatServer, ForeignPostgres, PostgresServer, RedisServer
+
+# Runs pytest on made-up tests, for test_servers.py.
+pytest_plugins = ["pytester"]
 
 ChatServerFactory = Callable[..., Awaitable[ChatServer]]
 
@@ -165,7 +169,7 @@ def relay_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def chat_server(tmp_path: Path) -> AsyncIterator[ChatServerFactory]:
+def chat_server(request: pytest.FixtureRequest, tmp_path: Path) -> ChatServerFactory:
     """Start the program: `server = await chat_server(CHAT_SEND_RATE="off", workers=2)`.
 
     All servers of a test share a folder, so that a second one finds the first one's data. At the
@@ -174,14 +178,21 @@ async def chat_server(tmp_path: Path) -> AsyncIterator[ChatServerFactory]:
     servers: list[ChatServer] = []
 
     async def start(*, workers: int = 1, port: int = 0, **settings: str | None) -> ChatServer:
+        if not servers:
+            # By the running test, not by this fixture: so it comes before the end of each fixture,
+            # and no server outlives its database.
+            request.node.addfinalizer(functools.partial(_end, servers))
         server = ChatServer(tmp_path, settings, workers=workers, port=port)
         servers.append(server)
         await server.start()
         return server
 
-    yield start
-    codes = [await server.stop() for server in servers if server.running]
-    for server in servers:
+    return start
+
+
+def _end(servers: list[ChatServer]) -> None:
+    codes = [server.end() for server in servers]
+    for server, code in zip(servers, codes, strict=True):
+        assert code in (0, None), f"exit code {code}:\n{server.log}"
         if not server.traceback_expected:
             assert "Traceback (most recent call last)" not in server.log, server.log
-    assert not any(codes), f"exit codes {codes}:\n" + "\n".join(server.log for server in servers)

@@ -72,8 +72,8 @@ class Log(Repository):
         # What was read: the seq after which, or before which, by the kind of the read.
         self.reads: list[int] = []
         self.reads_before: list[int | None] = []
-        # Answers of `heads` so far; while `gate` is cleared they wait, already read.
-        self.looks = 0
+        # The rooms of each `heads`, once it was read; while `gate` is cleared the answer waits.
+        self.looks: list[list[int]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.away = False
@@ -91,7 +91,7 @@ class Log(Repository):
     async def heads(self, room_ids: Sequence[int], since: int) -> Heads:
         self._check()
         answer = await super().heads(room_ids, since)
-        self.looks += 1
+        self.looks.append(sorted(room_ids))
         await self.gate.wait()
         return answer
 

@@ -376,14 +376,22 @@ class ChatServer:
             await self.kill()
             raise
 
+    def end(self) -> int | None:
+        """Stop the program from code that is no coroutine; return its exit code.
+
+        It is None where the program was not running, and -9 where it had to be killed.
+        """
+        if self.process is None or not self.running:
+            return None
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(STOP_LIMIT)
+        self._kill()
+        return self.process.wait()
+
     async def kill(self) -> None:
         """End the program and its workers with SIGKILL."""
-        assert self.process is not None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(self.process.pid)
-            for process in [parent, *parent.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+        self._kill()
         await self.wait()
 
     async def wait_for_log(self, text: str, limit: float = START_LIMIT) -> None:
@@ -394,6 +402,14 @@ class ChatServer:
                     await asyncio.sleep(LOOK_INTERVAL)
         except TimeoutError:
             raise AssertionError(f"{text!r} is not in the log:\n{self.log}") from None
+
+    def _kill(self) -> None:
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self.process.pid)
+            for process in [parent, *parent.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def _package_folder(name: str) -> Path | None:

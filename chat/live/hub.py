@@ -24,6 +24,7 @@ from chat.protocol import CloseCode, Entry
 logger = logging.getLogger(__name__)
 
 TICK = 0.5  # seconds between two looks at the heads
+TEND = 5.0  # seconds between two looks at members that cannot be sent to
 BELL_PATIENCE = 0.25  # seconds that a bell may be later than the head it announces
 CONFIRM_LIMIT = 0.25  # seconds that joining waits for the relay's confirmation
 ROOM_LINGER = 30.0  # seconds that an empty room stays open: reloading a page is cheap
@@ -224,6 +225,14 @@ class Hub:
                 logger.info("Database reached")
             self.ticked_at = asyncio.get_running_loop().time()
             await self._close_empty()
+
+    async def tend(self) -> None:
+        """Look for members that cannot be sent to, for ever."""
+        while True:
+            await asyncio.sleep(TEND)
+            moment = asyncio.get_running_loop().time()
+            for member in list(self.members):
+                member.tend(moment)
 
     async def _look(self) -> None:
         # The heads as they were before the question: an answer may be older than what is here now.

@@ -46,6 +46,9 @@ class Member(Protocol):
     def end(self, code: CloseCode, reason: str) -> None:
         """Say goodbye with this close code."""
 
+    def tend(self, moment: float) -> None:
+        """It is this loop time: give up on what takes too long."""
+
 
 class Room:
     def __init__(

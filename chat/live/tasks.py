@@ -36,12 +36,19 @@ class Tasks:
         await stop(reversed(self._tasks))
 
     async def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        this = asyncio.current_task()
+        assert this is not None
         while not self._closing:
             proven = asyncio.get_running_loop().call_later(PROVEN, self.failed.discard, name)
             try:
                 await run()
+                if self._closing:
+                    return
                 logger.error("Task %s ended though it should not; it is started again", name)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
+                if this.cancelling():
+                    raise
+                # A cancel that was not meant for us: something that it waited for was cancelled.
                 logger.exception("Task %s failed; it is started again", name)
             finally:
                 proven.cancel()

@@ -21,6 +21,8 @@ from chat.protocol import Entry
 logger = logging.getLogger(__name__)
 
 BATCH = 1_000  # drafts in one transaction: some tens of milliseconds of work
+# Turns of the loop between two batches: frames go out, sockets are read, their frames arrive.
+BREATH = 4
 # Drafts that may wait, in all. All the sends that 150 busy connections have under way.
 MAX_WAITING = 10_000
 MAX_WAITING_CHARACTERS = 8_000_000  # of their texts: at most 32 MB
@@ -74,6 +76,7 @@ class Writer:
                     async with self._repository.database.held():
                         while True:
                             await self._commit(batch)
+                            await self._breathe()
                             batch = await self._take()
                 except Unavailable as error:
                     await self._after(batch, error)
@@ -81,6 +84,14 @@ class Writer:
             _fail([*batch, *self._waiting], Unavailable())
             self._waiting.clear()
             self._idle.set()
+
+    async def _breathe(self) -> None:
+        """Let the loop send what was committed, and read what came meanwhile.
+
+        Idle, that takes microseconds. Under load it is what makes batches, and frames, large.
+        """
+        for _ in range(BREATH):
+            await asyncio.sleep(0)
 
     async def _take(self) -> list[Waiting]:
         if not self._waiting:

@@ -49,15 +49,19 @@ def _kept(path: Path) -> tuple[str, bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = False
     if not path.exists():
-        # Whole or not at all: another node may start in the same moment.
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        # Whole or not at all: another node may start in the same moment. A name of its own each
+        # time: what a killed start left behind must not stop the next one.
+        draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(descriptor)
         try:
             with suppress(FileExistsError):
                 os.link(draft, path)
                 made = True
         finally:
             draft.unlink()
-    return path.read_text().strip(), made
+    # Bytes that are no text are no part of a key; what then is left is likely too short.
+    return path.read_text("utf-8", errors="ignore").strip(), made

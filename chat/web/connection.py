@@ -1,6 +1,6 @@
 """One member's conversation: its frames in, its replies, and what lies after its cursor.
 
-`receive` is called by the socket's reading task, one frame after the other; `write` is its
+`receive` is called by the socket's reading task, one frame after the other; `start` begins its
 writing task. Replies wait in a bounded outbox, messages wait nowhere: the cursor fetches them.
 Errors become frames here, and close codes in `sockets.py`.
 """
@@ -12,9 +12,10 @@ import logging
 import random
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from msgspec import UNSET
-from starlette.websockets import WebSocket
 
 from chat.errors import (
     BadFrame,
@@ -67,9 +68,13 @@ FAULTS_WINDOW = 10.0  # … in so many seconds; one more ends the connection
 RECONNECT_SPREAD = 3.0
 
 
+# Sends one ASGI event to the client.
+Transmit = Callable[[dict[str, Any]], Awaitable[None]]
+
+
 class Connection:
     def __init__(
-        self, services: Services, websocket: WebSocket, identity: Identity, cursor: Cursor
+        self, services: Services, transmit: Transmit, identity: Identity, cursor: Cursor
     ) -> None:
         self.services = services
         self.identity = identity
@@ -77,7 +82,7 @@ class Connection:
         self.user_id = identity.user.id
         # The session that it began with; signing out ends it even if a token renewed it since.
         self.sid = identity.session.sid if identity.session else None
-        self._websocket = websocket
+        self._transmit = transmit
         self._loop = asyncio.get_running_loop()
         # Frames that answer this client's own; sent before messages.
         self._outbox: deque[str] = deque()
@@ -87,6 +92,9 @@ class Connection:
         self._free = asyncio.Event()
         self._free.set()
         self._in_flight = 0
+        # When the frame that is being sent was begun (loop time); None while none is.
+        self._sending_since: float | None = None
+        self._writing: asyncio.Task[None] | None = None
         # Why the connection ends, once it does.
         self._ending: tuple[CloseCode, str] | None = None
         # When bad frames came (monotonic seconds), the last few.
@@ -103,6 +111,12 @@ class Connection:
 
     def wake(self) -> None:
         self._bell.set()
+
+    def tend(self, moment: float) -> None:
+        """Give up on a frame that, at this loop time, has been under way for too long."""
+        since, writing = self._sending_since, self._writing
+        if since is not None and moment - since > SEND_LIMIT and writing is not None:
+            writing.cancel()
 
     def end(self, code: CloseCode, reason: str) -> None:
         """Close soon with this code; the first reason counts."""
@@ -233,12 +247,16 @@ class Connection:
 
     # --- Writing
 
-    async def write(self) -> None:
-        """Send what there is to send until the connection ends, then close it."""
+    def start(self) -> asyncio.Task[None]:
+        """Start the writing task, which ends when the connection is closed; the socket owns it."""
+        self._writing = self._loop.create_task(self._write(), name="socket writer")
+        return self._writing
+
+    async def _write(self) -> None:
         while self.code is None:
             self._bell.clear()
             while self._outbox:
-                await self._transmit(self._outbox.popleft())
+                await self.send(self._outbox.popleft())
                 self._gate()
             try:
                 frame = await self.cursor.take()
@@ -249,22 +267,25 @@ class Connection:
                 await asyncio.sleep(READ_PAUSE)
                 continue
             if frame is not None:
-                await self._transmit(frame)
+                await self.send(frame)
             elif not self._outbox:
                 await self._bell.wait()
         await self._close()
 
-    async def _transmit(self, text: str) -> None:
-        async with asyncio.timeout(SEND_LIMIT):
-            await self._websocket.send({"type": "websocket.send", "text": text})
+    async def send(self, text: str) -> None:
+        """Send one text frame; `tend` ends what takes longer than SEND_LIMIT."""
+        # A timer of its own for each frame would cost a fifth of the sending.
+        self._sending_since = self._loop.time()
+        await self._transmit({"type": "websocket.send", "text": text})
+        self._sending_since = None
 
     async def _close(self) -> None:
         assert self._ending is not None
         code, reason = self._ending
         if code in (CloseCode.RESTART, CloseCode.TRY_LATER):
-            await self._transmit(closing_frame(code, reason))
-        async with asyncio.timeout(SEND_LIMIT):
-            await self._websocket.close(code, reason)
+            await self.send(closing_frame(code, reason))
+        self._sending_since = self._loop.time()
+        await self._transmit({"type": "websocket.close", "code": int(code), "reason": reason})
 
     def _reply(self, frame: str) -> None:
         self._outbox.append(frame)

@@ -141,7 +141,7 @@ class RoomSocket(WebSocketEndpoint):
         since = websocket.query_params.get("since", "")
         known = int(since) if INTEGER.fullmatch(since) and int(since) <= MAX_INTEGER else None
         cursor = Cursor(room, known, websocket.query_params.get("epoch"))
-        connection = Connection(self.services, websocket, identity, cursor)
+        connection = Connection(self.services, self.scope["chat.send"], identity, cursor)
         # No await since the cursor was made: nothing can fall between it and the membership.
         if self.services.draining or not self.services.hub.enter(room, connection):
             raise Refused(CloseCode.RESTART, "restart")
@@ -172,7 +172,7 @@ class RoomSocket(WebSocketEndpoint):
         code: int = CloseCode.FAULT
         try:
             async with asyncio.timeout(SEND_LIMIT):
-                await websocket.send({"type": "websocket.send", "text": connection.welcome()})
+                await connection.send(connection.welcome())
             logger.info(
                 "User %s connected to room %s", connection.identity.user.name, self.room_name
             )
@@ -181,7 +181,7 @@ class RoomSocket(WebSocketEndpoint):
             await self.on_disconnect(websocket, code)
 
     async def _converse(self, websocket: WebSocket, connection: Connection) -> int:
-        writing = asyncio.create_task(connection.write(), name="socket writer")
+        writing = connection.start()
         reading = True
         try:
             with suppress(TimeoutError):
