@@ -20,7 +20,7 @@ ifneq ($(shell $(VENV_PYTHON) -c "$(FITS)" 2>/dev/null && cat .venv/made-for),$(
 .PHONY: .venv/made-for
 endif
 
-# The first file says what each set of dependencies depends on; the stamp, that it is installed.
+# Each set of dependencies has a stamp in .venv: older than these files, it is installed again.
 SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
@@ -62,13 +62,12 @@ browser: .venv/installed-test
 		if command -v "$$name" >/dev/null; then exit 0; fi; \
 	done; \
 	if [ -n "$$(find "$${PLAYWRIGHT_BROWSERS_PATH:-$$HOME/.cache/ms-playwright}" \
-		-maxdepth 1 -name 'chromium*' 2>/dev/null)" ]; then exit 0; fi; \
+		-maxdepth 2 -path '*/chromium-*/INSTALLATION_COMPLETE' 2>/dev/null)" ]; then exit 0; fi; \
 	echo "Getting a browser for the tests …"; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		export DEBIAN_FRONTEND=noninteractive; \
-		if apt-get update -qq >/dev/null && apt-get install -yqq chromium >/dev/null; then \
-			exit 0; \
-		fi; \
+		apt-get update -qq >/dev/null; \
+		if apt-get install -yqq chromium >/dev/null; then exit 0; fi; \
 	fi; \
 	$(VENV_PYTHON) -m playwright install chromium >/dev/null 2>&1 || \
 		echo "There is none to be had here: tests that need one will be named." >&2

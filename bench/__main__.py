@@ -6,12 +6,13 @@ Exits with 1 when a figure is not valid (something was lost), not when an aim is
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import os
 import platform
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -43,18 +44,15 @@ def main() -> int:
     # The load makes no cycles worth looking for, and a collection would count as latency.
     gc.disable()
     begin = monotonic()
-    results: dict[str, Results] = {}
     with ExitStack() as stack:
-        starts: dict[str, Start] = {}
-        if "chat" in options.servers:
-            if options.server_url:
-                key = os.environ.get("CHAT_API_KEY", "")
-                starts["chat"] = partial(running_chat, options.server_url, key)
-            else:
-                starts["chat"] = Chat(stack).serve
-        starts |= {"yardstick": yardstick, "mirror": mirror}
-        for name in options.servers:
-            results[name] = uvloop.run(measure(starts[name], set(options.only), options.silence))
+        starts: dict[str, Start] = {"yardstick": yardstick, "mirror": mirror}
+        if options.server_url:
+            key = os.environ.get("CHAT_API_KEY", "")
+            starts["chat"] = partial(running_chat, options.server_url, key)
+        elif "chat" in options.servers:
+            starts["chat"] = Chat(stack).serve
+        chosen = {name: starts[name] for name in options.servers}
+        results = uvloop.run(measure(chosen, set(options.only), options.silence))
     seconds = monotonic() - begin
     print(f"\n{machine()}, {seconds:.0f} s\n")
     print(table({"chat": results["mirror"]} if options.servers == ["mirror"] else results))
@@ -115,28 +113,41 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-async def measure(start: Start, only: set[str], silence: float) -> Results:
-    """Take the chosen figures of one server."""
-    results: Results = {}
+async def measure(starts: dict[str, Start], only: set[str], silence: float) -> dict[str, Results]:
+    """Take the chosen figures of each server."""
+    results: dict[str, Results] = {name: {} for name in starts}
     if only & set("abc"):
-        async with start() as server:
-
-            def report(step: Step) -> None:
-                progress(f"{server.name:9} {line(step)}")
-
-            if "b" in only:
-                results["b"] = await calm_room(server, report)
-            if "c" in only:
-                results["c"] = await many_rooms(server, report)
-            if "a" in only:
-                results["a"] = await one_room(server, report)
+        for name, start in starts.items():
+            async with start() as server:
+                await talk(server, only, results[name])
     if only & set("de"):
-        # A fresh process: memory that a busy one has freed would hide what connections take.
-        async with start() as server:
-            idle = await idle_members(server, silence if "e" in only else 0.0)
-            progress(f"{server.name:9} {idle}")
-            results["d"] = results["e"] = idle
+        turn = asyncio.Lock()
+        # Fresh processes: memory that a busy one has freed would hide what connections take.
+        async with asyncio.TaskGroup() as group:
+            for name, start in starts.items():
+                group.create_task(rest(start, silence if "e" in only else 0.0, turn, results[name]))
     return results
+
+
+async def talk(server: Server, only: set[str], results: Results) -> None:
+    def report(step: Step) -> None:
+        progress(f"{server.name:9} {line(step)}")
+
+    if "b" in only:
+        results["b"] = await calm_room(server, report)
+    if "c" in only:
+        results["c"] = await many_rooms(server, report)
+    if "a" in only:
+        results["a"] = await one_room(server, report)
+
+
+async def rest(start: Start, silence: float, turn: asyncio.Lock, results: Results) -> None:
+    async with AsyncExitStack() as stack:
+        async with turn:
+            server = await stack.enter_async_context(start())
+        idle = await idle_members(server, silence, turn)
+        progress(f"{server.name:9} {idle}")
+        results["d"] = results["e"] = idle
 
 
 def progress(text: str) -> None:

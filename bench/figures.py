@@ -116,15 +116,19 @@ async def calm_room(server: Server, report: Callable[[Step], None]) -> Calm:
     return Calm(step.p50, step.p99, step.behind, step.complete, step.lost, step.faults)
 
 
-async def idle_members(server: Server, silence: float) -> Idle:
-    """Connects per second, memory per idle connection, and who is left after a silence."""
-    warm = await gather(server, WARM_CONNECTIONS // 10, 10)
-    await warm.close()
-    before = await settled(server)
-    begin = perf_counter()
-    crowd = await connect(server, IDLE_ROOMS, IDLE_TABLE)
-    seconds = perf_counter() - begin
-    after = await settled(server)
+async def idle_members(server: Server, silence: float, turn: asyncio.Lock) -> Idle:
+    """Connects per second, memory per idle connection, and who is left after a silence.
+
+    Holds `turn` while it measures the first two; silences of several servers may overlap.
+    """
+    async with turn:
+        warm = await gather(server, WARM_CONNECTIONS // 10, 10)
+        await warm.close()
+        before = await settled(server)
+        begin = perf_counter()
+        crowd = await connect(server, IDLE_ROOMS, IDLE_TABLE)
+        seconds = perf_counter() - begin
+        after = await settled(server)
     connections = len(crowd.members)
     await asyncio.sleep(silence)
     still_open = sum(member.open for member in crowd.members)

@@ -66,3 +66,9 @@ def seqs(results: Sequence[Stored | IdConflict | Unavailable]) -> list[int]:
 async def log_of(repository: Repository, room: Room) -> list[dict[str, Any]]:
     """Return the whole log of the room, decoded, oldest first."""
     return [json.loads(one.json) for one in await repository.read(room.id, 0, 1_000_000)]
+
+
+async def change(database: Database, sql: str, **values: Any) -> None:
+    """Change rows behind the back of the code under test."""
+    # Without a result, `databases` cannot read the answer of SQLite.
+    await database.rows(f"{sql} RETURNING 1", values)

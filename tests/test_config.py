@@ -60,7 +60,7 @@ def test_options_override_the_file() -> None:
         ("backlog = true", "backlog must be like 100"),
         ("backlog = -1", "backlog must be like 100"),
         ("include_server_header = 1", "include_server_header must be like True"),
-        ("bind = 5", "bind must be"),
+        ("bind = 5", "bind must be text, or a list of texts"),
         ("bind = ['a:b:c']", "bind must be like 127.0.0.1:8000, not 'a:b:c'"),
         ("bind = '127.0.0.1:65536'", "bind must be like"),
         ("workers = 0", "workers must be at least 1, not 0"),

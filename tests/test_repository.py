@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 import tempfile
 from collections.abc import AsyncIterator
 
@@ -19,7 +20,7 @@ from chat.log.repository import REVOCATION_OVERLAP, Repository, Room
 from chat.log.statements import Draft
 from chat.log.users import Users
 from chat.protocol import Person, rfc3339
-from tests.storage import JUAN, LIMIT, MARIA, draft, log_of, opened, repositories, seqs, stored
+from tests.storage import JUAN, LIMIT, MARIA, change, draft, log_of, opened, repositories, seqs, stored
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ async def test_a_redacted_message_stays_in_its_place_without_its_text(
 ) -> None:
     one = draft(lobby, "secret", id="c-1")
     await log.append([one, draft(lobby, "b")])
-    await log.database.rows("UPDATE messages SET redacted = true, text = '' WHERE seq = 1")
+    await change(log.database, "UPDATE messages SET redacted = true, text = '' WHERE seq = 1")
     first, second = await log_of(log, lobby)
     assert (first["seq"], first["text"], first["redacted"]) == (1, "", True)
     assert "redacted" not in second
@@ -300,7 +301,7 @@ async def test_a_redacted_message_stays_in_its_place_without_its_text(
 
 async def test_the_text_of_a_redacted_message_is_never_read(log: Repository, lobby: Room) -> None:
     await log.append([draft(lobby, "secret")])
-    await log.database.rows("UPDATE messages SET redacted = true")
+    await change(log.database, "UPDATE messages SET redacted = true")
     assert "secret" not in (await log.read(lobby.id, 0, 1))[0].json
 
 
@@ -414,7 +415,7 @@ async def test_heads_are_of_the_rooms_that_are_asked_for(log: Repository) -> Non
 
 async def test_heads_show_a_new_epoch_and_what_was_trimmed(log: Repository, lobby: Room) -> None:
     await log.append([draft(lobby) for _ in range(3)])
-    await log.database.rows("UPDATE rooms SET epoch = 'new', first_seq = 4")
+    await change(log.database, "UPDATE rooms SET epoch = 'new', first_seq = 4")
     assert await the_head(log, lobby) == ("new", 4, 3)
     [next_one] = await log.append([draft(lobby)])
     assert (stored(next_one).seq, stored(next_one).epoch) == (4, "new")
@@ -436,8 +437,8 @@ async def test_heads_bring_each_revoked_session_and_disabled_user(
     kept, ended = await users.open_session(juan, 1), await users.open_session(maria, 1)
     assert (await log.heads([], start)).sids == []
     await users.sign_out(ended)
-    await database.rows(
-        f"UPDATE users SET disabled_at = {database.clock} WHERE id = :id", {"id": juan.id}
+    await change(
+        database, f"UPDATE users SET disabled_at = {database.clock} WHERE id = :id", id=juan.id
     )
     heads = await log.heads([], start)
     assert (heads.sids, heads.users) == ([ended.sid], [juan.id])
@@ -556,7 +557,7 @@ PLANS = st.lists(
 async def follow(url: str, plan: list[tuple[int, list[tuple[int, Person, str, str]]]]) -> None:
     """Run the batches, those of the two processes at once, and hold the log against the rules."""
     async with repositories(url) as logs:
-        names = [f"room-{random.getrandbits(64):x}" for _ in range(2)]
+        names = [f"room-{secrets.token_hex(8)}" for _ in range(2)]
         rooms = [await logs[0].make_room(name) for name in names]
         answers: list[tuple[Draft, object]] = []
 

@@ -1,13 +1,11 @@
-"""The ground that other tests stand on: the servers they get, and no test passed over in silence."""
+"""The ground that other tests stand on: real servers, and no test passed over in silence."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -97,27 +95,19 @@ async def test_a_program_that_does_not_start_is_an_error_with_its_log(
     assert await server.wait() == 2
 
 
-@pytest.fixture
-def killed_run() -> Iterator[subprocess.Popen[str]]:
-    code = (
-        "from tests.servers import *; s = RedisServer(); s.start(); print(s.process.pid); input()"
-    )
-    run = subprocess.Popen(
-        [sys.executable, "-c", code],
+def test_servers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    code = "from tests.servers import RedisServer as R; r = R(); r.start(); print(r.process.pid)"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", f"{code}; input()"],
         cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    )
-    with run:
-        yield run
+    ) as run:
+        assert run.stdout is not None
+        server = psutil.Process(int(run.stdout.readline()))
         run.kill()
-
-
-def test_servers_end_with_a_run_that_is_killed(killed_run: subprocess.Popen[str]) -> None:
-    assert killed_run.stdout is not None
-    server = psutil.Process(int(killed_run.stdout.readline()))
-    os.kill(killed_run.pid, signal.SIGKILL)
     server.wait(STOP_LIMIT)
 
 

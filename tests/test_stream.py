@@ -15,6 +15,7 @@ import h2.events
 import hypercorn.asyncio
 import hypercorn.asyncio.run
 import hypercorn.asyncio.tcp_server
+import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import pytest
@@ -29,6 +30,7 @@ from chat.ops.peer import Inbox, connected
 SEAMS = (
     (hypercorn.protocol.h11, "WSStream"),
     (hypercorn.protocol.h2, "WSStream"),
+    (hypercorn.protocol, "H11Protocol"),
     (hypercorn.asyncio.run, "TCPServer"),
     (hypercorn.asyncio.tcp_server, "TaskGroup"),
 )
@@ -740,6 +742,25 @@ async def test_installing_twice_changes_nothing() -> None:
     stream.install()
     assert first == [getattr(module, name) for module, name in SEAMS]
     assert first[0] is stream.Stream
+
+
+async def test_http2_is_not_taken_up_where_it_is_not_offered() -> None:
+    async def hello(scope: Any, receive: Any, send: Any) -> None:
+        head = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": b"hi"})
+
+    upgrade = (
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+    )
+    async with serving(hello, alpn_protocols=["http/1.1"]) as port:
+        reader, writer = await raw(port)
+        writer.write(upgrade)
+        writer.write_eof()  # and with that the connection ends, without a keep-alive time
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"hi")
+        await until(lambda: connections() == 0, 2.0)
 
 
 async def test_a_socket_over_http2_has_the_same_limits_and_codes() -> None:

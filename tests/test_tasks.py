@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 
@@ -183,10 +184,8 @@ async def test_stopping_is_bounded_even_where_a_task_never_ends(
 
     async def deaf() -> None:
         while not free.is_set():
-            try:
+            with suppress(asyncio.CancelledError):
                 await free.wait()
-            except asyncio.CancelledError:
-                pass
 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)

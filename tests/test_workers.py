@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,10 +37,8 @@ def ask_until(port: int, wanted: set[int]) -> None:
     missing = set(wanted)
     deadline = time.monotonic() + SOON
     while missing and time.monotonic() < deadline:
-        try:
+        with suppress(OSError):
             missing.discard(ask(port))
-        except OSError:
-            pass
     assert not missing
 
 
@@ -54,7 +53,8 @@ def running(pid: int) -> bool:
 
 def test_every_worker_answers_on_the_one_port_that_is_announced_once() -> None:
     with launched(2) as running:
-        ask_until(running.port, pids(running))
+        port = running.port
+        ask_until(port, pids(running))
         assert len(pids(running)) == 2
         assert running.stop() == 0
         assert running.text.count("open ") == 1
@@ -81,8 +81,9 @@ def test_a_signal_to_the_whole_group_ends_all_workers_in_order(number: int) -> N
 
 def test_a_worker_that_dies_is_replaced_and_the_other_keeps_its_sockets() -> None:
     with launched(2) as running:
+        port = running.port
         before = pids(running)
-        with connect(f"ws://127.0.0.1:{running.port}/echo") as client:
+        with connect(f"ws://127.0.0.1:{port}/echo") as client:
             client.send("hola")
             client.recv()
             mine = next(
@@ -99,7 +100,7 @@ def test_a_worker_that_dies_is_replaced_and_the_other_keeps_its_sockets() -> Non
             deadline = time.monotonic() + SOON
             while len(pids(running) - {victim}) < 2 and time.monotonic() < deadline:
                 pass
-            ask_until(running.port, pids(running))
+            ask_until(port, pids(running))
             client.send("still here")
             assert client.recv() == "still here"
         assert running.stop() == 0

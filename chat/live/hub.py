@@ -151,7 +151,7 @@ class Hub:
             raise
         self._rooms[room.id] = self._names[room.name] = room
         self._listening[room.id] = task
-        task.add_done_callback(lambda _: self._deaf(room))
+        task.add_done_callback(lambda done: self._deaf(room, done))
         room.empty_since = asyncio.get_running_loop().time()
         return room
 
@@ -180,7 +180,7 @@ class Hub:
             return
         head, *lines = text.split("\n")
         _, epoch, seq = head.split(" ")
-        if not lines:
+        if not lines and epoch == room.epoch:
             room.mend(int(seq))
             return
         first = int(seq)
@@ -192,10 +192,13 @@ class Hub:
             ],
         )
 
-    def _deaf(self, room: Room) -> None:
+    def _deaf(self, room: Room, listening: asyncio.Task[None]) -> None:
         """A room's listening ended: on purpose if the room is closed, else its members leave."""
         if self._rooms.get(room.id) is room:
-            logger.error("Room %s lost its subscription; its members start afresh", room.name)
+            why = None if listening.cancelled() else listening.exception()
+            logger.error(
+                "Room %s lost its subscription; its members start afresh", room.name, exc_info=why
+            )
             self._drop(room, CloseCode.RESTART, "the room starts afresh")
 
     def _drop(self, room: Room, code: CloseCode, reason: str) -> asyncio.Task[None] | None:

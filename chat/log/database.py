@@ -29,7 +29,16 @@ BUSY_LIMIT = 5.0  # seconds that SQLite waits for another process's write
 Row = tuple[Any, ...]
 
 # What a driver raises when the database, and not our SQL alone, is in trouble.
-FAULTS = (sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+FAULTS = (
+    sqlite3.Error,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+    # From SQLite's driver, for a value that does not fit into a column; asyncpg has a DataError.
+    OverflowError,
+    UnicodeError,
+)
 # After one of these nobody knows what the connection is in the middle of.
 BROKEN = (
     asyncio.CancelledError,
@@ -206,7 +215,9 @@ def one_is_to_blame(error: Unavailable) -> bool:
         asyncpg.DataError
         | asyncpg.IntegrityConstraintViolationError
         | sqlite3.DataError
-        | sqlite3.IntegrityError,
+        | sqlite3.IntegrityError
+        | OverflowError
+        | UnicodeError,
     )
 
 

@@ -166,9 +166,10 @@ class Repository:
         One transaction for all rooms. Raises Unavailable where the commit was not confirmed;
         then nobody knows, and the same drafts may be given again.
         """
-        folded: dict[tuple[int, int, str], Draft] = {}
-        for draft in drafts:
-            folded.setdefault(draft.key, draft)
+        # Where each key comes first among the drafts.
+        folded: dict[tuple[int, int, str], int] = {}
+        for place, draft in enumerate(drafts):
+            folded.setdefault(draft.key, place)
         statements = SQLite if self.database.sqlite else PostgreSQL
         async with self.database.transaction() as raw:
             rooms = await statements.lock(raw, sorted({draft.room_id for draft in drafts}))
@@ -176,7 +177,8 @@ class Repository:
             results: dict[tuple[int, int, str], Stored] = {}
             new: list[tuple[Draft, int, int]] = []
             moment = now()
-            for key, draft in folded.items():
+            for key, place in folded.items():
+                draft = drafts[place]
                 # A room that vanished under us (a database put back to an older state) has no
                 # log to append to: its drafts are not confirmed, and its members start afresh.
                 if key in known or draft.room_id not in rooms:
@@ -198,21 +200,27 @@ class Repository:
                 await statements.insert(raw, new)
                 await statements.advance(raw, [rooms[room_id] for room_id in sorted(touched)])
         return [
-            _answer(draft, folded[draft.key] is draft, results.get(draft.key), known, rooms)
-            for draft in drafts
+            _answer(
+                draft,
+                drafts[folded[draft.key]] if folded[draft.key] != place else None,
+                results.get(draft.key),
+                known,
+                rooms,
+            )
+            for place, draft in enumerate(drafts)
         ]
 
 
 def _answer(
     draft: Draft,
-    first: bool,
+    earlier: Draft | None,
     stored: Stored | None,
     known: dict[tuple[int, int, str], Any],
     rooms: dict[int, Head],
 ) -> Stored | IdConflict | Unavailable:
     if draft.room_id not in rooms:
         return Unavailable("This room is being set up again; send it again with the same id.")
-    if first and stored is not None:
+    if earlier is None and stored is not None:
         return stored
     epoch = rooms[draft.room_id].epoch
     if draft.key in known:
@@ -220,9 +228,9 @@ def _answer(
         same = draft.says(text, receiver_id) or redacted
     else:
         # Folded: an earlier draft of this batch had the same id.
-        assert stored is not None and stored.entry is not None
+        assert stored is not None and earlier is not None
         seq, sent_at = stored.seq, stored.sent_at
-        same = _encode(draft, seq, sent_at).json == stored.entry.json
+        same = draft.says(earlier.text, earlier.receiver.id if earlier.receiver else None)
     if not same:
         return IdConflict(
             "This id was stored before with another text or receiver; choose a new one."

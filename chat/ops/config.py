@@ -79,9 +79,15 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(known, property):
             if known.fset is None:
                 raise SettingsError(f"{path}: {key} cannot be set.")
+            if not all(isinstance(text, str) for text in _listed(value)):
+                raise SettingsError(f"{path}: {key} must be text, or a list of texts.")
         elif known is not None and not _fits(value, known):
             raise SettingsError(f"{path}: {key} must be like {known!r}, not {value!r}.")
     return values
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _fits(value: object, known: object) -> bool:

@@ -13,10 +13,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import h11
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 
 # Bytes. asyncio's and uvloop's high-water mark of a transport: above it a write has to wait.
@@ -153,8 +155,11 @@ class Peer(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
             await self.write(event.data)
-        else:
-            await super().protocol_send(event)
+            return
+        if isinstance(event, Updated) and event.idle and self.reader.at_eof():
+            # Answered, and the peer has already left: nothing to keep alive.
+            event = Closed()
+        await super().protocol_send(event)
 
     async def write(self, data: bytes) -> None:
         """Write, and wait while the transport is above its high-water mark.
@@ -197,11 +202,24 @@ class Peer(TCPServer):
                 break
             await self.protocol.handle(RawData(data))
         await self.protocol.handle(Closed())
+        # Else a connection that its peer has left stays until the keep-alive timeout.
+        await self.idle_task.stop()
 
     async def _close(self) -> None:
         # OSError: the peer never read what we wrote before our close, until TCP_USER_TIMEOUT.
         with contextlib.suppress(OSError):
             await super()._close()
+
+
+class Http1(H11Protocol):
+    """HTTP/1.1, which turns into HTTP/2 only where that is offered.
+
+    Hypercorn takes up h2c for everybody, and its HTTP/2 is not fit for strangers.
+    """
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        if "h2" in self.config.alpn_protocols:
+            await super()._check_protocol(event)
 
 
 def _describe(error: BaseException) -> str:

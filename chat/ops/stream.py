@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import hypercorn.asyncio.run
 import hypercorn.asyncio.tcp_server
+import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 from hypercorn.protocol.events import Body, Data, EndData, Event, StreamClosed
@@ -34,7 +35,7 @@ from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from chat.ops.peer import Peer, Tasks
+from chat.ops.peer import Http1, Peer, Tasks
 from chat.ops.pulse import Pinged, Pulse
 
 # Seconds that a peer has to answer our close frame, then its TCP connection is cut. Long enough
@@ -50,6 +51,7 @@ def install() -> None:
     for module, name, ours in (
         (hypercorn.protocol.h11, "WSStream", Stream),
         (hypercorn.protocol.h2, "WSStream", Stream),
+        (hypercorn.protocol, "H11Protocol", Http1),
         (hypercorn.asyncio.run, "TCPServer", Peer),
         (hypercorn.asyncio.tcp_server, "TaskGroup", Tasks),
     ):

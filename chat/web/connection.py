@@ -1,19 +1,14 @@
-"""One member's conversation: its frames in, its replies, and what lies after its cursor.
+"""One member's conversation: its frames in, and the answers to them.
 
-`receive` is called by the socket's reading task, one frame after the other; `start` begins its
-writing task. Replies wait in a bounded outbox, messages wait nowhere: the cursor fetches them.
-Errors become frames here, and close codes in `sockets.py`.
+`receive` is called by the socket's reading task, one frame after the other; what is sent is the
+matter of `delivery.py`. Errors become frames here, and close codes in `sockets.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from msgspec import UNSET
 
@@ -23,7 +18,6 @@ from chat.errors import (
     ChatError,
     Forbidden,
     Refused,
-    Reset,
     Unauthenticated,
     Unavailable,
     UnknownType,
@@ -34,7 +28,6 @@ from chat.log.repository import Stored
 from chat.protocol import (
     Ack,
     CloseCode,
-    Closing,
     Error,
     History,
     Pong,
@@ -50,6 +43,7 @@ from chat.protocol import (
     parse,
     rfc3339,
 )
+from chat.web.delivery import Delivery, Transmit
 from chat.web.identity import Identity
 from chat.web.rooms import submit
 from chat.web.services import Services
@@ -59,17 +53,8 @@ logger = logging.getLogger(__name__)
 # Sends under way per connection; more are left in the socket. 150 such connections fill the
 # writer, and a commit takes milliseconds, so Hypercorn's pings hardly wait.
 MAX_IN_FLIGHT = 64
-MAX_OUTBOX = 256  # replies that wait to be sent; then we stop reading
-SEND_LIMIT = 45.0  # seconds that one frame may take: then the peer is dead or as good as
-READ_PAUSE = 0.5  # seconds between two tries to read a log that is away
 FAULTS_ALLOWED = 10  # bad frames …
 FAULTS_WINDOW = 10.0  # … in so many seconds; one more ends the connection
-# Seconds over which clients spread their return after a restart.
-RECONNECT_SPREAD = 3.0
-
-
-# Sends one ASGI event to the client.
-Transmit = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Connection:
@@ -82,21 +67,16 @@ class Connection:
         self.user_id = identity.user.id
         # The session that it began with; signing out ends it even if a token renewed it since.
         self.sid = identity.session.sid if identity.session else None
-        self._transmit = transmit
         self._loop = asyncio.get_running_loop()
-        # Frames that answer this client's own; sent before messages.
-        self._outbox: deque[str] = deque()
-        # Set where there may be something to send.
-        self._bell = asyncio.Event()
+        self.delivery = Delivery(transmit, cursor, self._gate)
+        self.wake = self.delivery.wake
+        self.tend = self.delivery.tend
+        self.end = self.delivery.end
         # Set while the reading task may go on.
         self._free = asyncio.Event()
         self._free.set()
+        # Sends whose place in the log is not known yet.
         self._in_flight = 0
-        # When the frame that is being sent was begun (loop time); None while none is.
-        self._sending_since: float | None = None
-        self._writing: asyncio.Task[None] | None = None
-        # Why the connection ends, once it does.
-        self._ending: tuple[CloseCode, str] | None = None
         # When bad frames came (monotonic seconds), the last few.
         self._faults: list[float] = []
         self._expiry: asyncio.TimerHandle | None = None
@@ -107,22 +87,7 @@ class Connection:
     @property
     def code(self) -> CloseCode | None:
         """The code that this side ends the connection with, once it does."""
-        return self._ending[0] if self._ending else None
-
-    def wake(self) -> None:
-        self._bell.set()
-
-    def tend(self, moment: float) -> None:
-        """Give up on a frame that, at this loop time, has been under way for too long."""
-        since, writing = self._sending_since, self._writing
-        if since is not None and moment - since > SEND_LIMIT and writing is not None:
-            writing.cancel()
-
-    def end(self, code: CloseCode, reason: str) -> None:
-        """Close soon with this code; the first reason counts."""
-        self._ending = self._ending or (code, reason)
-        self._bell.set()
-        self._free.set()
+        return self.delivery.ending[0] if self.delivery.ending else None
 
     def release(self) -> None:
         """Let go of timers and windows; the connection is over."""
@@ -155,7 +120,7 @@ class Connection:
     async def receive(self, raw: str) -> None:
         """Handle one frame; raise Refused where the client has gone too far."""
         await self._free.wait()
-        if self._ending is not None:
+        if self.delivery.ending is not None:
             return
         message_id = None
         try:
@@ -170,7 +135,7 @@ class Connection:
             elif isinstance(frame, Renew):
                 await self._renew(frame)
             else:
-                self._reply(encode(Pong(rfc3339(now()))))
+                self._answer_with(encode(Pong(rfc3339(now()))))
         except (BadJson, BadFrame, UnknownType) as error:
             if not isinstance(error, BadJson):
                 message_id = message_id or faulty_id(raw)
@@ -201,7 +166,7 @@ class Connection:
         if error is None:
             where = done.result()
             ack = Ack(message_id, where.seq, rfc3339(where.sent_at), where.duplicate)
-            self._reply(encode(ack))
+            self._answer_with(encode(ack))
         elif isinstance(error, WireError):
             if isinstance(error, Unavailable):
                 cause = type(error.__cause__ or error).__name__
@@ -215,7 +180,7 @@ class Connection:
         page = entries[-frame.limit :]
         page = page[len(page) - fitting(page[::-1]) :]
         more = len(page) < len(entries)
-        self._reply(history_frame(frame.id, room.name, page, more))
+        self._answer_with(history_frame(frame.id, room.name, page, more))
 
     async def _renew(self, frame: Renew) -> None:
         try:
@@ -227,7 +192,7 @@ class Connection:
         self.identity = newer
         self._watch_expiry()
         assert newer.expires_at is not None, "every token ends"
-        self._reply(encode(Renewed(rfc3339(newer.expires_at))))
+        self._answer_with(encode(Renewed(rfc3339(newer.expires_at))))
 
     def _count_frame(self) -> None:
         limits = self.services.limits
@@ -245,53 +210,6 @@ class Connection:
         elif error.code == "unknown_receiver":
             logger.error("Receiver %s does not exist", error.detail.split()[-1].rstrip("."))
 
-    # --- Writing
-
-    def start(self) -> asyncio.Task[None]:
-        """Start the writing task, which ends when the connection is closed; the socket owns it."""
-        self._writing = self._loop.create_task(self._write(), name="socket writer")
-        return self._writing
-
-    async def _write(self) -> None:
-        while self.code is None:
-            self._bell.clear()
-            while self._outbox:
-                await self.send(self._outbox.popleft())
-                self._gate()
-            try:
-                frame = await self.cursor.take()
-            except Reset:
-                self.end(CloseCode.RESTART, "the room starts afresh")
-                break
-            except Unavailable:
-                await asyncio.sleep(READ_PAUSE)
-                continue
-            if frame is not None:
-                await self.send(frame)
-            elif not self._outbox:
-                await self._bell.wait()
-        await self._close()
-
-    async def send(self, text: str) -> None:
-        """Send one text frame; `tend` ends what takes longer than SEND_LIMIT."""
-        # A timer of its own for each frame would cost a fifth of the sending.
-        self._sending_since = self._loop.time()
-        await self._transmit({"type": "websocket.send", "text": text})
-        self._sending_since = None
-
-    async def _close(self) -> None:
-        assert self._ending is not None
-        code, reason = self._ending
-        if code in (CloseCode.RESTART, CloseCode.TRY_LATER):
-            await self.send(closing_frame(code, reason))
-        self._sending_since = self._loop.time()
-        await self._transmit({"type": "websocket.close", "code": int(code), "reason": reason})
-
-    def _reply(self, frame: str) -> None:
-        self._outbox.append(frame)
-        self._gate()
-        self._bell.set()
-
     def _reply_error(self, error: WireError, message_id: str | None) -> None:
         frame = Error(
             error.code,
@@ -299,14 +217,19 @@ class Connection:
             UNSET if message_id is None else message_id,
             UNSET if error.retry_after is None else error.retry_after,
         )
-        self._reply(encode(frame))
+        self._answer_with(encode(frame))
+
+    def _answer_with(self, frame: str) -> None:
+        self.delivery.answer(frame)
+        self._gate()
 
     def _gate(self) -> None:
         """Stop the reading task while this client has too much under way."""
-        if self._in_flight < MAX_IN_FLIGHT and len(self._outbox) < MAX_OUTBOX:
-            self._free.set()
-        else:
+        busy = self._in_flight >= MAX_IN_FLIGHT or self.delivery.full
+        if busy and self.delivery.ending is None:
             self._free.clear()
+        else:
+            self._free.set()
 
     # --- The end of the identity
 
@@ -334,7 +257,3 @@ class Connection:
         else:
             self.identity = renewed
             self._watch_expiry()
-
-
-def closing_frame(code: CloseCode, reason: str) -> str:
-    return encode(Closing(code, reason, round(random.uniform(0, RECONNECT_SPREAD), 3)))

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
 from chat.errors import Forbidden, NotFound, RateLimited, Unauthenticated
-from chat.log.users import NameRefused, NameTaken
+from chat.log.users import NameRefused, NameTaken, key_of
 from chat.protocol import now, rfc3339
 from chat.web.api import ROOMS_PAGE
 from chat.web.guard import client_of
@@ -90,6 +90,8 @@ async def sign_in(request: Request) -> Response:
     if chat.settings.sign_in == "off":
         return _login_form(request, name, wanted, None, 403)
     before = await _signed_in(request)
+    if before is not None and key_of(name) == key_of(before.user.name):
+        return RedirectResponse(_here(request, wanted), 303)
     try:
         await chat.limits.take(chat.limits.sign_in, "sign-in", client_of(request))
         user = await chat.users.guest(name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 
+from starlette.convertors import PathConvertor, register_url_convertor
+
 from chat.errors import Forbidden, MissingReceiver, NotFound, UnknownReceiver
 from chat.live.room import Room as LiveRoom
 from chat.log.repository import Room, Stored
@@ -26,6 +28,15 @@ from chat.web.identity import Identity
 from chat.web.services import Services
 
 MESSAGE_ID_BYTES = 12  # random bytes of an id that the server makes
+
+
+class AnyPath(PathConvertor):
+    """A path to its very end. Starlette's own stops at a newline, and its socket is then a 403."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("path", AnyPath())
 
 
 async def admit(services: Services, identity: Identity, name: str) -> None:

@@ -27,7 +27,8 @@ from chat.live.cursor import Cursor
 from chat.live.room import Room
 from chat.live.tasks import stop
 from chat.protocol import MAX_INTEGER, CloseCode
-from chat.web.connection import SEND_LIMIT, Connection, closing_frame
+from chat.web.connection import Connection
+from chat.web.delivery import SEND_LIMIT, closing_frame
 from chat.web.guard import client_of
 from chat.web.identity import Identity
 from chat.web.rooms import admit, open_room
@@ -172,7 +173,7 @@ class RoomSocket(WebSocketEndpoint):
         code: int = CloseCode.FAULT
         try:
             async with asyncio.timeout(SEND_LIMIT):
-                await connection.send(connection.welcome())
+                await connection.delivery.send(connection.welcome())
             logger.info(
                 "User %s connected to room %s", connection.identity.user.name, self.room_name
             )
@@ -181,7 +182,7 @@ class RoomSocket(WebSocketEndpoint):
             await self.on_disconnect(websocket, code)
 
     async def _converse(self, websocket: WebSocket, connection: Connection) -> int:
-        writing = connection.start()
+        writing = connection.delivery.start()
         reading = True
         try:
             with suppress(TimeoutError):
