@@ -23,8 +23,9 @@ P99_LIMIT = 1.0
 # Seconds of latency per second: what batches make it waver, and far from a server that is behind.
 # A short step has short quarters, which waver more; at twice what a server can do it is 0.5.
 GROWTH_LIMIT, PROBE_GROWTH_LIMIT = 0.05, 0.25
-# Tries of a step: another program's busy second is not the server's limit.
-TRIES = 2
+# Tries of a step, and the share of its core above which the server had its chance: then it is not
+# tried again. Below it, something else took the core, or the load's core held the server up.
+TRIES, BUSY = 2, 0.9
 # Where even the rate that held while doubling does not last: so many steps down, 16 percent each.
 STEPS_DOWN = 8
 # Messages per second: where doubling ends, whatever happens.
@@ -80,6 +81,8 @@ async def search(
                 if seconds >= STEP_SECONDS and (best is None or rate > best.rate):
                     best = step
                 return True
+            if step.busy > BUSY:
+                break
         return False
 
     low, high = first / 8, first

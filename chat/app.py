@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from chat.errors import WireError
+from chat.errors import SettingsError, WireError
 from chat.live.hub import Hub
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks
@@ -96,13 +96,17 @@ async def _lifespan(
     await database.open()
     repository = Repository(database)
     deployment, process = await repository.deployment(), secrets.token_hex(PROCESS_BYTES)
-    relay = Relay(
-        settings.relay_url,
-        prefix=deployment,
-        process=process,
-        on_gap=lambda channel: hub.on_gap(channel),
-        on_control=lambda text: hub.on_control(text),
-    )
+    try:
+        relay = Relay(
+            settings.relay_url,
+            prefix=deployment,
+            process=process,
+            on_gap=lambda channel: hub.on_gap(channel),
+            on_control=lambda text: hub.on_control(text),
+        )
+    except ValueError as error:
+        await database.close()
+        raise SettingsError(f"CHAT_RELAY_URL is wrong: {error}.") from error
     hub = Hub(repository, relay, process)
     writer = Writer(repository, hub.announce)
     users = Users(database)

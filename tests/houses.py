@@ -8,38 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.people import API_KEY, FRIEND
+from tests.people import FRIEND, NO_LIMITS, running
 from tests.servers import ChatServer, ForeignPostgres
-
-NO_LIMITS = {
-    "CHAT_API_KEY": API_KEY,
-    "CHAT_SEND_RATE": "off",
-    "CHAT_FRAME_RATE": "off",
-    "CHAT_SIGN_IN_RATE": "off",
-    "CHAT_ROOM_RATE": "off",
-    "CHAT_MAX_CONNECTIONS_PER_USER": "0",
-}
-
-
-@asynccontextmanager
-async def running(folder: Path, **settings: str | None) -> AsyncIterator[ChatServer]:
-    """A started server, which at the end must stop well and without a stack trace."""
-    server = ChatServer(folder, settings)
-    await server.start()
-    try:
-        yield server
-    except BaseException:
-        await server.kill()
-        raise
-    assert await server.stop() == 0, server.log
-    if not server.traceback_expected:
-        assert "Traceback (most recent call last)" not in server.log, server.log
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

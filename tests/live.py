@@ -1,23 +1,18 @@
-"""The live layer under test, and people who talk to the whole program.
+"""The live layer under test, without HTTP; people.py talks to the whole program.
 
-`node` is one process without its HTTP: log, writer, hub and relay, all real. `Bells` stands
-between nodes where a bell must be lost, doubled, late or out of order on demand. `Guest` is a
-member that keeps what it was sent; `talking` is the same over a real socket.
+`node` is one process with all its real parts: log, writer, hub and relay. `Bells` stands between
+nodes where a bell must be lost, doubled, late or out of order on demand. `Guest` is a member that
+keeps what it was sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-
-import httpx2
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from chat.errors import Reset, Unavailable
 from chat.live.cursor import Cursor
@@ -30,8 +25,7 @@ from chat.log.repository import Heads, Repository, Stored
 from chat.log.statements import Draft
 from chat.log.writer import Writer
 from chat.protocol import CloseCode, Entry, Person, SharedText
-from tests.relays import LIMIT, until
-from tests.servers import ChatServer
+from tests.relays import LIMIT
 
 MARIA = Person(1, "maria")
 # Seconds between two looks at a log that was away; short, so that tests need not wait.
@@ -177,6 +171,8 @@ class Guest:
         self.frames: list[SharedText] = []
         # The codes that it was ended with, in order; the first one counts.
         self.ended: list[CloseCode] = []
+        # The loop times at which it was tended.
+        self.tended: list[float] = []
         self._hub = hub
         self._bell = asyncio.Event()
         assert hub.enter(room, self)
@@ -192,6 +188,9 @@ class Guest:
     def end(self, code: CloseCode, reason: str) -> None:
         self.ended.append(code)
         self._bell.set()
+
+    def tend(self, moment: float) -> None:
+        self.tended.append(moment)
 
     async def leave(self) -> None:
         """Go, and raise what the writing task failed of, if it did."""
@@ -279,92 +278,3 @@ async def node(
             await opened.tasks.close()
             await real.close()
             await database.close()
-
-
-# --- The whole program
-
-
-async def sign_in(server: ChatServer, name: str) -> str:
-    """Sign in as a guest; return the `Cookie` header."""
-    async with httpx2.AsyncClient(base_url=server.url) as web:
-        answer = await web.post("/login", data={"username": name})
-    assert answer.status_code == 303, answer.text
-    return str(answer.headers["set-cookie"]).partition(";")[0]
-
-
-async def get(server: ChatServer, path: str, cookie: str = "") -> httpx2.Response:
-    async with httpx2.AsyncClient(base_url=server.url, timeout=LIMIT) as web:
-        return await web.get(path, headers={"Cookie": cookie} if cookie else {})
-
-
-class Talk:
-    """One person's open socket: what came over it so far. Made by `talking`."""
-
-    def __init__(self, socket: ClientConnection, welcome: dict[str, Any]) -> None:
-        self.welcome = welcome
-        # Frames in the order they came, and the entries of all `messages`.
-        self.frames: list[dict[str, Any]] = []
-        self.messages: list[dict[str, Any]] = []
-        self.acks: dict[str, dict[str, Any]] = {}
-        # The server's close code, once it came.
-        self.code: int | None = None
-        self._socket = socket
-        self._reading = asyncio.create_task(self._read(), name="talk")
-
-    @property
-    def seqs(self) -> list[int]:
-        return [message["seq"] for message in self.messages]
-
-    async def send(self, *texts: str) -> list[str]:
-        """Send messages without waiting; return their ids."""
-        ids = [f"t-{next(_ids)}" for _ in texts]
-        for message_id, text in zip(ids, texts, strict=True):
-            frame = {"type": "send", "id": message_id, "text": text}
-            await self._socket.send(json.dumps(frame))
-        return ids
-
-    async def say(self, *texts: str) -> None:
-        """Send messages, and wait until all are acked."""
-        ids = await self.send(*texts)
-        await until(lambda: all(one in self.acks for one in ids) or self.code is not None)
-        assert self.code is None, f"closed with {self.code}"
-
-    async def closed(self, limit: float = LIMIT) -> int:
-        """Wait for the server's close; return its code."""
-        async with asyncio.timeout(limit):
-            await asyncio.shield(self._reading)
-        assert self.code is not None
-        return self.code
-
-    async def stop(self) -> None:
-        await stop([self._reading])
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                frame = json.loads(await self._socket.recv())
-                self.frames.append(frame)
-                if frame["type"] == "messages":
-                    self.messages += frame["messages"]
-                elif frame["type"] == "ack":
-                    self.acks[frame["id"]] = frame
-        except ConnectionClosed as closed:
-            self.code = closed.rcvd.code if closed.rcvd else 1006
-
-
-@asynccontextmanager
-async def talking(
-    server: ChatServer, cookie: str, room: str = "lobby", query: str = ""
-) -> AsyncIterator[Talk]:
-    """Open a socket into a room and read it until the end."""
-    url = f"{server.ws_url}/ws/chat/{room}/{query}"
-    async with connect(url, additional_headers={"Cookie": cookie}, open_timeout=LIMIT) as socket:
-        async with asyncio.timeout(LIMIT):
-            welcome = json.loads(await socket.recv())
-        assert welcome["type"] == "welcome", welcome
-        talk = Talk(socket, welcome)
-        try:
-            yield talk
-        finally:
-            with contextlib.suppress(TimeoutError):
-                await talk.stop()

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -32,6 +33,8 @@ SOON = 15.0
 
 API_KEY = "an-api-key-for-tests-only"
 FRIEND = "https://friend.example"  # the one allowed origin of the shared server
+# What no log of a server may hold.
+TRACE = "Traceback (most recent call last)"
 MAX_SERVER_FRAME = 256 * 1024  # bytes
 
 # Frames that answer one of the client's own.
@@ -173,9 +176,7 @@ async def sign_in(
 # --- Cookies and tokens
 
 
-def signed(
-    content: Mapping[str, Any], key: str = SECRET_KEY, made: int | None = None
-) -> str:
+def signed(content: Mapping[str, Any], key: str = SECRET_KEY, made: int | None = None) -> str:
     """A session cookie's value as Starlette makes it, as of `made` (seconds since 1970)."""
 
     class Signer(TimestampSigner):
@@ -221,7 +222,9 @@ class Person:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Ask the API; `content` goes as JSON."""
-        return await ask_json(self.server, method, path, content, {**self.headers, **(headers or {})})
+        return await ask_json(
+            self.server, method, path, content, {**self.headers, **(headers or {})}
+        )
 
     async def post(self, room: str, text: str, **fields: Any) -> Answer:
         return await self.ask("POST", f"/api/rooms/{room}/messages", {"text": text, **fields})
@@ -542,3 +545,30 @@ async def until(condition: Any, limit: float = SOON) -> None:
 
 def lines_with(server: ChatServer, text: str) -> list[str]:
     return [line for line in server.log.splitlines() if text in line]
+
+
+# --- Servers
+
+NO_LIMITS = {
+    "CHAT_API_KEY": API_KEY,
+    "CHAT_SEND_RATE": "off",
+    "CHAT_FRAME_RATE": "off",
+    "CHAT_SIGN_IN_RATE": "off",
+    "CHAT_ROOM_RATE": "off",
+    "CHAT_MAX_CONNECTIONS_PER_USER": "0",
+}
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: str | None) -> AsyncIterator[ChatServer]:
+    """A started server, which at the end must stop well and without a stack trace."""
+    server = ChatServer(folder, settings)
+    await server.start()
+    try:
+        yield server
+    except BaseException:
+        await server.kill()
+        raise
+    assert await server.stop() == 0, server.log[-5000:]
+    _, trace, rest = server.log.partition(TRACE)
+    assert server.traceback_expected or not trace, rest[:5000]

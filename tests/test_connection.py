@@ -101,9 +101,7 @@ async def test_left_out_the_server_makes_an_id(member: Member) -> None:
     "message_id",
     ["a", "x" * 64, "".join(map(chr, range(0x21, 0x61))), "".join(map(chr, range(0x61, 0x7F)))],
 )
-async def test_an_id_is_1_to_64_printable_ascii_characters(
-    member: Member, message_id: str
-) -> None:
+async def test_an_id_is_1_to_64_printable_ascii_characters(member: Member, message_id: str) -> None:
     assert (await member.say("hola", id=message_id))["id"] == message_id
     assert (await member.read_to(1))[0]["id"] == message_id
 
@@ -514,7 +512,8 @@ async def test_a_history_that_would_be_too_long_ends_early(maria: Person, text: 
     room, count = a_room(), 40
     async with maria.enter(room) as member:
         await member.say_all([text] * count)
-        before, seen, pages = count + 1, [], 0
+        before, pages = count + 1, 0
+        seen: list[int] = []
         while True:
             seqs, more = await history(member, before=before, limit=200)
             assert seqs == list(range(before - len(seqs), before))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -12,7 +13,7 @@ from chat.errors import Unavailable
 from chat.live import hub
 from chat.live.room import Room
 from chat.log.users import Session, Users
-from chat.protocol import PAGE_DEFAULT, CloseCode
+from chat.protocol import PAGE_DEFAULT, CloseCode, Entry
 from tests.live import Bells, Guest, Node, node
 from tests.relays import LIMIT, until
 from tests.servers import free_port
@@ -74,26 +75,28 @@ async def test_two_processes_hear_each_other_in_one_order(
 
 
 async def test_ones_own_announcements_are_passed_over_when_they_come_back(
-    database_url: str, redis_url: str, no_ticker: None
+    database_url: str, redis_url: str, no_ticker: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
         node(database_url, redis_url, "node-a") as a,
         node(database_url, redis_url, "node-b") as b,
     ):
         guest, other = await a.join(), await b.join()
-        offers: list[str] = []
-        room = guest.cursor.room
-        original = room.offer
-        room.offer = lambda epoch, run: (  # type: ignore[method-assign]
-            offers.append(epoch),
-            original(epoch, run),
-        )[1]
+        offers: list[int] = []
+        offer = Room.offer
+
+        def counting(room: Room, epoch: str, entries: Sequence[Entry]) -> None:
+            if room is guest.cursor.room:
+                offers.append(entries[0].seq)
+            offer(room, epoch, entries)
+
+        monkeypatch.setattr(Room, "offer", counting)
         await a.say("one")
         # What follows it over Redis proves that the first one has come back by then.
         await until(lambda: other.seqs == [1])
         await b.say("two")
         await until(lambda: guest.seqs == [1, 2])
-        assert len(offers) == 2
+        assert offers == [1, 2]
 
 
 # --- Bells that are lost, doubled, late and out of order
@@ -360,9 +363,12 @@ async def test_all_that_open_a_room_at_once_share_one_flight(
         row = await here.log.make_room("lobby")
         listens: list[str] = []
         listen = here.relay.listen
-        monkeypatch.setattr(
-            here.relay, "listen", lambda channel: (listens.append(channel), listen(channel))[1]
-        )
+
+        def counting(channel: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+            listens.append(channel)
+            return listen(channel)
+
+        monkeypatch.setattr(here.relay, "listen", counting)
         rooms = await asyncio.gather(*[here.hub.open(row) for _ in range(50)])
         assert all(room is rooms[0] for room in rooms)
         assert await here.hub.open(row) is rooms[0]
@@ -527,7 +533,7 @@ async def test_a_room_that_was_closed_lets_nobody_in(
         monkeypatch.setattr(hub, "ROOM_LINGER", NEVER)
         member = await here.join("elsewhere")
         assert here.hub.enter(old, member) is False
-        assert member not in old.members
+        assert old.members == set()
 
 
 async def test_joining_while_rooms_close_at_once_never_fails(
@@ -536,14 +542,14 @@ async def test_joining_while_rooms_close_at_once_never_fails(
     monkeypatch.setattr(hub, "TICK", 0.001)
     monkeypatch.setattr(hub, "ROOM_LINGER", 0.0)
     async with node(database_url, relay_url) as here:
-        rooms: set[int] = set()
+        rooms: set[Room] = set()
 
         async def come_and_go() -> None:
             room = await here.room()
             while here.hub.find("lobby") is not room:
                 # Closed before anyone came in, as never but with such a ticker: as clients do.
                 room = await here.room()
-            rooms.add(id(room))
+            rooms.add(room)
             guest, last = Guest(here.hub, room), room.tail.last
             here.guests.append(guest)
             [stored] = await here.say("hola")
@@ -552,6 +558,7 @@ async def test_joining_while_rooms_close_at_once_never_fails(
             assert guest.seqs[-1] > last
             assert guest.ended == []
             await guest.leave()
+            await until(lambda: here.hub.find("lobby") is not room)
 
         async def again_and_again() -> None:
             for _ in range(15):
@@ -611,6 +618,17 @@ async def test_the_hub_knows_when_all_are_gone(database_url: str) -> None:
         assert not here.hub.deserted.is_set()
         await two.leave()
         assert here.hub.deserted.is_set()
+
+
+async def test_members_are_tended_that_cannot_be_sent_to(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "TEND", OFTEN)
+    async with node(database_url, Bells()) as here:
+        here.tasks.start("tender", here.hub.tend)
+        guests = [await here.join(), await here.join("elsewhere")]
+        await until(lambda: all(len(guest.tended) > 1 for guest in guests))
+        assert guests[0].tended[0] < guests[0].tended[1]
 
 
 # --- Signing out

@@ -171,6 +171,17 @@ def test_a_signal_drains_and_ends_everything_within_five_seconds(number: int) ->
         assert "Traceback" not in running.text
 
 
+def test_signals_that_go_on_to_the_very_end_change_nothing() -> None:
+    with launched() as running:
+        assert running.port
+        while running.process.poll() is None:
+            running.process.send_signal(signal.SIGINT)
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.001)  # no fixed wait: the signals are the load of this test
+        assert running.end() == 0
+        assert "Traceback" not in running.text
+
+
 def test_a_fault_in_draining_does_not_keep_the_server_up() -> None:
     with launched(1, "drain") as running:
         assert running.port

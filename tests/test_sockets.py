@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.people import (
     API_KEY,
     FRIEND,
+    NO_LIMITS,
     Person,
     a_name,
     a_room,
@@ -27,6 +30,7 @@ from tests.people import (
     mint,
     raw_socket,
     refused,
+    running,
     shake,
     site,
     until,
@@ -150,8 +154,10 @@ async def test_since_0_is_honoured_in_an_empty_room(server: ChatServer) -> None:
 
 @pytest.mark.parametrize(
     "since",
-    ["", "-1", "%2B1", "1.0", "1e0", "0x1", "%201", "1%20", "1%0A", "one", "%D9%A3", str(2**53)]
-    + ["9" * 5000, "1,2", "null"],
+    [
+        *("", "-1", "%2B1", "1.0", "1e0", "0x1", "%201", "1%20", "1%0A", "one", "%D9%A3"),
+        *(str(2**53), "9" * 5000, "1,2", "null"),
+    ],
 )
 async def test_a_since_that_is_no_integer_in_bounds_counts_as_absent(
     server: ChatServer, since: str
@@ -318,7 +324,7 @@ async def test_each_refusal_is_one_line_of_the_log(server: ChatServer) -> None:
     await refused(server, room)
     await bound.refused(room)
     await bound.refused(f"{room}%22")
-    await server.wait_for_log(f"{room}\" is not a room")
+    await server.wait_for_log(f'{room}" is not a room')
     lines = server.log.splitlines()
     for text in (
         f"Host {host} refused",
@@ -445,8 +451,6 @@ async def test_a_client_s_ping_is_answered(server: ChatServer) -> None:
 
 
 async def test_a_socket_has_no_compression_and_no_subprotocol(server: ChatServer) -> None:
-    from websockets.asyncio.client import connect
-
     person = await site(server)
     async with connect(
         f"{server.ws_url}/ws/chat/{a_room()}/",
@@ -526,13 +530,8 @@ async def test_frames_after_the_client_s_close_are_not_read(server: ChatServer) 
 
 
 async def test_a_stopping_server_says_closing_and_1012(
-    server: ChatServer, tmp_path: object
+    tmp_path: Path,
 ) -> None:
-    from pathlib import Path
-
-    from tests.houses import NO_LIMITS, running
-
-    assert isinstance(tmp_path, Path)
     async with running(tmp_path, **NO_LIMITS) as mine:
         person = await site(mine)
         async with person.enter(a_room()) as member:

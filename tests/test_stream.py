@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from chat.ops import stream
-from chat.ops.peer import Inbox, connected
+from chat.ops.peer import connected
 
 SEAMS = (
     (hypercorn.protocol.h11, "WSStream"),
@@ -537,33 +537,6 @@ async def test_an_upload_that_the_app_never_reads_leaves_nothing_behind(ours: bo
             writer.close()
             with pytest.raises(TimeoutError):
                 await until(lambda: connections() == 0, NEVER)
-
-
-async def test_a_disconnect_finds_room_in_a_full_inbox_and_an_ended_one_takes_nothing() -> None:
-    inbox = Inbox(2)
-    one = {"type": "websocket.receive", "text": "1", "bytes": None}
-    for _ in range(2):
-        await inbox.put(one)  # type: ignore[arg-type]
-    waiting = asyncio.create_task(inbox.put(one))  # type: ignore[arg-type]
-    await until(lambda: len(inbox.waiters) == 1)
-    await inbox.put({"type": "websocket.disconnect", "code": 1006, "reason": ""})
-    await waiting
-    assert [(await inbox.get())["type"] for _ in range(3)] == [
-        "websocket.receive",
-        "websocket.receive",
-        "websocket.disconnect",
-    ]
-
-
-async def test_a_receive_that_is_cancelled_takes_no_message_and_leaves_no_trace() -> None:
-    inbox = Inbox(2)
-    for _ in range(3):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0):
-                await inbox.get()
-    assert inbox.waiters == []
-    await inbox.put({"type": "websocket.connect"})
-    assert (await inbox.get())["type"] == "websocket.connect"
 
 
 # Sending

@@ -271,7 +271,9 @@ class Hub:
     async def _close_empty(self) -> None:
         before = asyncio.get_running_loop().time() - ROOM_LINGER
         for room in list(self._rooms.values()):
-            if not room.members and room.empty_since < before:
+            # It may have been dropped, and opened again, while another one was closed.
+            known = self._rooms.get(room.id) is room
+            if known and not room.members and room.empty_since < before:
                 task = self._drop(room, CloseCode.NORMAL, "")
                 await room.close()
                 if task is not None:

@@ -42,7 +42,7 @@ class Tasks:
             proven = asyncio.get_running_loop().call_later(PROVEN, self.failed.discard, name)
             try:
                 await run()
-                if self._closing:
+                if this.cancelling():
                     return
                 logger.error("Task %s ended though it should not; it is started again", name)
             except (Exception, asyncio.CancelledError):

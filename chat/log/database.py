@@ -8,14 +8,19 @@ fails. Called by the other modules of `chat.log` only.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import databases
+from alembic.util import CommandError
 from databases.core import Connection
 
 from chat.errors import Unavailable
@@ -33,6 +38,7 @@ FAULTS = (
     sqlite3.Error,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
     # From SQLite's driver, for a value that does not fit into a column; asyncpg has a DataError.
@@ -43,6 +49,8 @@ FAULTS = (
 BROKEN = (
     asyncio.CancelledError,
     asyncpg.InterfaceError,
+    # A statement met the very moment in which the server ended the connection.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     OSError,
@@ -88,7 +96,9 @@ class Database:
                 "server_settings": {"application_name": "tertulia"},
             }
         )
-        self._database = databases.Database(url, **options)
+        # `databases` would end the path at a `#`; SQLAlchemy, which migrates, does not.
+        path = quote(url.removeprefix("sqlite:///"), safe="/%")
+        self._database = databases.Database(f"sqlite:///{path}" if self.sqlite else url, **options)
         # SQLite: one connection that all reads share. Opening one costs more than a query.
         self._reader: Connection | None = None
         self._holder: asyncio.Task[None] | None = None
@@ -103,6 +113,10 @@ class Database:
             await self._database.connect()
         except FAULTS as error:
             raise Unavailable(f"The database cannot be opened: {describe(error)}.") from error
+        except CommandError as error:
+            raise Unavailable(
+                "The database cannot be opened: a newer version of this program made its tables."
+            ) from error
         if self.sqlite:
             held = asyncio.get_running_loop().create_future()
             self._holder = asyncio.create_task(self._hold(held), name="sqlite reader")
@@ -144,8 +158,18 @@ class Database:
             async with asyncio.timeout(limit), self._lend() as connection:
                 raw: Any = connection.raw_connection
                 if not self.sqlite:
-                    async with raw.transaction(isolation="read_committed"):
+                    transaction = raw.transaction(isolation="read_committed")
+                    await transaction.start()
+                    try:
                         yield raw
+                    except BROKEN:
+                        # No rollback: `_lend` ends the connection, and with it the transaction.
+                        # A dead server would not answer, and put its error in this one's place.
+                        raise
+                    except BaseException:
+                        await transaction.rollback()
+                        raise
+                    await transaction.commit()
                     return
                 await raw.execute("BEGIN IMMEDIATE")
                 try:
@@ -153,7 +177,10 @@ class Database:
                     await raw.execute("COMMIT")
                 except BaseException:
                     if raw.in_transaction:
-                        await raw.execute("ROLLBACK")
+                        # Cancelled within COMMIT, which goes on in its thread: then there is
+                        # nothing left to roll back, and the cancellation must not get lost.
+                        with suppress(sqlite3.OperationalError):
+                            await raw.execute("ROLLBACK")
                     raise
         except FAULTS as error:
             raise Unavailable from error
@@ -191,7 +218,10 @@ class Database:
                 if not self.sqlite:
                     # Before the context is left: giving it back would wait for the server.
                     raw: Any = connection.raw_connection
-                    raw.terminate()
+                    # The pool may have taken back what the server ended: nothing is left to do,
+                    # and the error (a cancellation, say) must not get lost.
+                    with suppress(asyncpg.InterfaceError):
+                        raw.terminate()
                 raise
 
     async def _hold(self, held: asyncio.Future[Connection]) -> None:
@@ -202,9 +232,14 @@ class Database:
 
 def connection_lost(error: Unavailable) -> bool:
     """Tell whether another connection may serve at once: a restart of the database ends them."""
-    lost = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError)
-    cause = error.__cause__
-    return isinstance(cause, (*lost, ConnectionError))
+    lost = (
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.AdminShutdownError,
+        ConnectionError,
+    )
+    return isinstance(error.__cause__, lost)
 
 
 def one_is_to_blame(error: Unavailable) -> bool:
@@ -234,5 +269,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, sqlite3.Error):
         return str(error)
     if isinstance(error, OSError):
-        return error.strerror or "it cannot be reached"
+        # In other errors' `strerror`, asyncio writes addresses.
+        worded = isinstance(error, socket.gaierror | ssl.SSLError)
+        words = error.strerror if worded else error.errno and os.strerror(error.errno)
+        return words or "it cannot be reached"
     return type(error).__name__

@@ -54,7 +54,8 @@ def serve(
 ) -> int:
     """Serve until a signal; the answer is the exit code: 0, 2 for a wrong setting, else 1.
 
-    `announce` is called once, with the address to open, when all workers listen.
+    `announce` is called once, with the address to open, when all workers listen. Call it at the
+    end of the process: SIGTERM and SIGINT are ignored from then on.
     """
     count = config.workers if workers is None else workers
     try:
@@ -129,6 +130,10 @@ def _work(
     except Exception as error:
         # The factory's own fault: the last place that can make a sentence and a code of it.
         return _failed(error, failed)
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     return 0
 
 
@@ -157,7 +162,7 @@ async def _serve(
         ready()
         await stop.wait()
         await _drain(lifespan.app)
-        loop.call_later(requests_limit, _cut, loop)
+        loop.call_later(requests_limit, _cut, loop, config)
 
     server = loop.create_task(
         hypercorn.asyncio.serve(lifespan, config, shutdown_trigger=stopped, mode="asgi")
@@ -178,6 +183,10 @@ async def _serve(
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
+    finally:
+        # The loop gives the signals back as it closes. A repeated one must not end us with a
+        # trace, or with another code, on the last metres: `_work` ignores them from there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 async def _drain(app: App) -> None:
@@ -194,10 +203,12 @@ async def _drain(app: App) -> None:
         logger.exception("Draining failed")
 
 
-def _cut(loop: asyncio.AbstractEventLoop) -> None:
+def _cut(loop: asyncio.AbstractEventLoop, config: Config) -> None:
     for peer in list(connected):
         peer.abort()
-    loop.call_later(CUT_EVERY, _cut, loop)
+    # Where Hypercorn has waited for the connections until now, it begins to wait for tasks here.
+    config.graceful_timeout = CUT_GRACE
+    loop.call_later(CUT_EVERY, _cut, loop, config)
 
 
 class Lifespan:

@@ -52,7 +52,7 @@ class Guard:
         if refusal is not None and scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(refusal)
         elif refusal is not None:
-            await refusal(scope, receive, send)
+            await refusal(scope, receive, _with_safe_headers(send))
         elif scope["type"] == "websocket":
             # The way to the server past the wrappers of the middleware further in: they care for
             # HTTP answers only, and would cost each frame a quarter of its sending.
@@ -69,7 +69,7 @@ class Guard:
         socket = scope["type"] == "websocket"
         form = not socket and scope["method"] == "POST" and scope["path"] in FORM_PATHS
         if (socket or form) and not origin_allowed(headers, self._settings):
-            logger.warning("Origin %s refused", headers.get("origin", "")[:200])
+            logger.warning("Origin %s refused", ", ".join(headers.getlist("origin"))[:200])
             return PlainTextResponse("This origin is not allowed.", 403)
         if socket and self._draining():
             return PlainTextResponse("The server restarts.", 503, {"Retry-After": RETRY_AFTER})
@@ -106,13 +106,17 @@ class Guard:
 
 def origin_allowed(headers: Headers, settings: Settings) -> bool:
     """Tell whether the `Origin` is the site's own, or one of CHAT_ALLOWED_ORIGINS, or absent."""
-    origin = headers.get("origin")
-    if origin is None or origin in settings.allowed_origins:
-        return True
-    scheme, separator, host = origin.partition("://")
-    if not separator or scheme not in ("http", "https"):
-        return False
-    return _split_host(host) == _split_host(headers.get("host", ""))
+    host = _split_host(headers.get("host", ""))
+    # All of them: a browser sends one, and of two nobody knows which one others would believe.
+    return all(
+        origin in settings.allowed_origins or _is_own(origin, host)
+        for origin in headers.getlist("origin")
+    )
+
+
+def _is_own(origin: str, host: tuple[str, str]) -> bool:
+    scheme, separator, rest = origin.partition("://")
+    return bool(separator) and scheme in ("http", "https") and _split_host(rest) == host
 
 
 def client_of(connection: HTTPConnection) -> str:

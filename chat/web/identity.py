@@ -7,11 +7,13 @@ a list, the setting with its first. Called by `web/sockets.py`, `web/api.py` and
 
 from __future__ import annotations
 
+import base64
 import hmac
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
+import msgspec
+from itsdangerous import BadData, BadSignature, TimestampSigner, URLSafeTimedSerializer
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
@@ -52,7 +54,20 @@ class Sessions(SessionMiddleware):
             max_age=settings.session_hours * 3600,
             https_only=settings.cookie_secure,
         )
-        self.signer = TimestampSigner(keys_of(settings))
+        self.signer = CookieSigner(keys_of(settings))
+
+
+class CookieSigner(TimestampSigner):
+    """Takes what another application signed with a key of ours only where it is a session."""
+
+    def unsign(self, *args: Any, **kwargs: Any) -> Any:
+        value = super().unsign(*args, **kwargs)
+        try:
+            msgspec.json.decode(base64.b64decode(value), type=dict[str, Any])
+        except (ValueError, RecursionError) as error:
+            # Starlette would fail with an error of the server.
+            raise BadSignature("not a session") from error
+        return value
 
 
 class Identities:

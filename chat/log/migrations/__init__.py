@@ -14,12 +14,14 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 # Any constant that no other program is likely to take in the same database: "tertulia".
 LOCK = 0x74657274756C6961
 LOCK_PATIENCE = 60  # seconds that a node waits for another one's migration
+CONNECT_PATIENCE = 5  # seconds that a server may take to let us in
 BUSY_PAUSE = 0.05  # seconds between tries to set WAL, which SQLite's busy handler does not cover
 
 DRIVERS = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
@@ -29,7 +31,11 @@ async def upgrade(url: str, revision: str = "head") -> None:
     """Apply the migrations up to `revision`; raise the driver's error where it cannot."""
     target = make_url(url)
     sqlite = target.get_backend_name() == "sqlite"
-    options = {"timeout": LOCK_PATIENCE, "isolation_level": None} if sqlite else {}
+    options = (
+        {"timeout": LOCK_PATIENCE, "isolation_level": None}
+        if sqlite
+        else {"timeout": CONNECT_PATIENCE}
+    )
     engine = create_async_engine(
         target.set(drivername=DRIVERS[target.get_backend_name()]),
         poolclass=NullPool,
@@ -43,8 +49,13 @@ async def upgrade(url: str, revision: str = "head") -> None:
             await _write_ahead(target.database or "")
         async with engine.begin() as connection:
             if not sqlite:
+                await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_PATIENCE * 1_000}"))
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
             await connection.run_sync(_apply, revision)
+    except DBAPIError as error:
+        # What the driver itself said; for PostgreSQL, SQLAlchemy wraps it twice.
+        wrapped = error.orig or error
+        raise wrapped.__cause__ or wrapped from error
     finally:
         await engine.dispose()
 

@@ -1,0 +1,135 @@
+"""What a process says of itself: ok, degraded or unavailable, and nothing that helps a stranger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from chat.live.relay import Relay
+from chat.live.tasks import Tasks
+from chat.log.database import Database
+from chat.ops.health import readiness
+from tests.relays import LIMIT, Node, until
+from tests.servers import PostgresServer, RedisServer
+
+# Seconds within which an answer is due, whatever hangs.
+ANSWER_LIMIT = 2.0
+
+
+@asynccontextmanager
+async def parts(database_url: str, relay_url: str) -> AsyncIterator[tuple[Database, Relay]]:
+    database, relay = Database(database_url), Node(relay_url, "node-a").relay
+    await database.open()
+    await relay.open()
+    try:
+        yield database, relay
+    finally:
+        async with asyncio.timeout(LIMIT):
+            await relay.close()
+            await database.close()
+
+
+async def test_all_is_well(database_url: str, relay_url: str) -> None:
+    async with parts(database_url, relay_url) as (database, relay):
+        status, report = await readiness(database, relay, Tasks())
+    assert (status, report["status"]) == (200, "ok")
+    assert {name: check["status"] for name, check in report["checks"].items()} == {
+        "database": "ok",
+        "relay": "ok",
+        "tasks": "ok",
+    }
+    trip = report["checks"]["relay"]["round_trip_ms"]
+    assert (trip is None) == (relay_url == "memory://")
+
+
+async def test_a_lost_relay_degrades_only(sqlite_url: str, own_redis: RedisServer) -> None:
+    async with parts(sqlite_url, own_redis.url) as (database, relay):
+        began = time.time()
+        own_redis.stop()
+        await until(lambda: relay.lost)
+        status, report = await readiness(database, relay, Tasks())
+        assert (status, report["status"]) == (200, "degraded")
+        check = report["checks"]["relay"]
+        assert check["status"] == "lost"
+        assert check["round_trip_ms"] is None
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", check["since"])
+        assert relay.lost_since is not None and relay.lost_since >= began - 1
+        assert check["reason"]
+        assert "127.0.0.1" not in json.dumps(report)
+        assert str(own_redis.port) not in json.dumps(report)
+        own_redis.start()
+        await until(lambda: not relay.lost)
+        assert (await readiness(database, relay, Tasks()))[1]["status"] == "ok"
+
+
+async def test_without_the_database_nothing_can_be_done(own_postgres: PostgresServer) -> None:
+    async with parts(own_postgres.url, "memory://") as (database, relay):
+        assert (await readiness(database, relay, Tasks()))[0] == 200
+        own_postgres.stop()
+        status, report = await readiness(database, relay, Tasks())
+        assert (status, report["status"]) == (503, "unavailable")
+        assert report["checks"]["database"] == {"status": "unavailable"}
+        own_postgres.start()
+
+        async def well() -> bool:
+            return (await readiness(database, relay, Tasks()))[0] == 200
+
+        async with asyncio.timeout(LIMIT):
+            while not await well():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_database_that_hangs_does_not_hang_the_answer(
+    own_postgres: PostgresServer,
+) -> None:
+    async with parts(own_postgres.url, "memory://") as (database, relay):
+        own_postgres.freeze()
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT):
+                answers = await asyncio.gather(
+                    *[readiness(database, relay, Tasks()) for _ in range(3)]
+                )
+        finally:
+            own_postgres.thaw()
+        assert [status for status, _ in answers] == [503] * 3
+
+
+async def test_a_relay_lost_as_well_changes_nothing_of_unavailable(
+    own_postgres: PostgresServer, own_redis: RedisServer
+) -> None:
+    async with parts(own_postgres.url, own_redis.url) as (database, relay):
+        own_redis.stop()
+        own_postgres.stop()
+        await until(lambda: relay.lost)
+        status, report = await readiness(database, relay, Tasks())
+        assert (status, report["status"]) == (503, "unavailable")
+        assert report["checks"]["relay"]["status"] == "lost"
+
+
+async def test_a_task_that_died_makes_the_process_unavailable(sqlite_url: str) -> None:
+    tasks = Tasks()
+    starts = 0
+
+    async def die_once() -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            raise LookupError("a mistake with a secret in it")
+        await asyncio.Event().wait()
+
+    async with parts(sqlite_url, "memory://") as (database, relay):
+        tasks.start("ticker", die_once)
+        try:
+            await until(lambda: starts == 2)
+            status, report = await readiness(database, relay, tasks)
+        finally:
+            await tasks.close()
+    check: dict[str, Any] = report["checks"]["tasks"]
+    assert (status, report["status"]) == (503, "unavailable")
+    assert check == {"status": "unavailable", "failed": ["ticker"]}
+    assert "secret" not in json.dumps(report)
