@@ -8,12 +8,9 @@ committed, and from then on only joined (`messages_frame`).
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from enum import IntEnum
-from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -75,7 +72,7 @@ class SharedText(str):
     wire: bytes | None = None
 
 
-# --- Frames from the client -------------------------------------------------------------------
+# --- Frames from the client
 
 
 class Send(Struct, tag="send", frozen=True):
@@ -121,9 +118,6 @@ class _Named(Struct):
     id: Any = None
 
 
-_named = msgspec.json.Decoder(_Named)
-
-
 def parse(raw: str) -> ClientFrame:
     """Return the frame in `raw`; raise BadJson, BadFrame or UnknownType."""
     try:
@@ -157,7 +151,7 @@ def check_object(raw: str | bytes) -> None:
 def named(raw: str) -> _Named:
     """Return `type` and `id` of a frame that is an object but not a valid frame."""
     try:
-        return _named.decode(raw)
+        return msgspec.json.decode(raw, type=_Named)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return _Named()
 
@@ -191,7 +185,7 @@ def check_text(text: str) -> None:
         raise TextEmpty("A message needs some text.")
 
 
-# --- Frames from the server -------------------------------------------------------------------
+# --- Frames from the server
 
 
 class Limits(Struct, frozen=True):
@@ -288,19 +282,7 @@ def fitting(entries: Sequence[Entry], limit: int = MAX_ENTRIES) -> int:
     return len(entries)
 
 
-# --- Values ---------------------------------------------------------------------------------
-
-
-def now() -> int:
-    """Return milliseconds since 1970, UTC: how the log keeps times."""
-    return time.time_ns() // 1_000_000
-
-
-@lru_cache(maxsize=1024)
-def rfc3339(milliseconds: int) -> str:
-    """Return the time as the contract writes it: UTC, with milliseconds and `Z`."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+# --- Names of rooms
 
 
 def direct_pair(room: str) -> tuple[int, int] | None:

@@ -340,7 +340,11 @@ async def test_the_limit_covers_the_wait_for_a_connection(postgres_url: str, sho
             for _ in range(POOL_SIZE):
                 await entered.acquire()
             with pytest.raises(Unavailable):
-                await database.rows("SELECT 1")
+                async with database.connection(limit=short):
+                    raise AssertionError("there is no connection left")
+            with pytest.raises(Unavailable):
+                async with database.transaction(limit=short):
+                    raise AssertionError("there is no connection left")
             with pytest.raises(Unavailable):
                 async with database.held():
                     raise AssertionError("there is no connection left")

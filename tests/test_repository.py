@@ -13,14 +13,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chat.clock import rfc3339
 from chat.errors import IdConflict, Unavailable
 from chat.log import repository as repository_module
 from chat.log.database import Database
 from chat.log.repository import REVOCATION_OVERLAP, Repository, Room
 from chat.log.statements import Draft
 from chat.log.users import Users
-from chat.protocol import Person, rfc3339
-from tests.storage import JUAN, LIMIT, MARIA, change, draft, log_of, opened, repositories, seqs, stored
+from chat.protocol import Person
+from tests.storage import (
+    JUAN,
+    LIMIT,
+    MARIA,
+    change,
+    draft,
+    log_of,
+    opened,
+    repositories,
+    seqs,
+    stored,
+)
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
+from chat.clock import now, rfc3339
 from chat.errors import IdConflict, Unavailable
 from chat.log.database import Database
 from chat.log.statements import Draft, Head, PostgreSQL, SQLite
-from chat.protocol import Entry, Message, Person, direct_pair, entry, now, rfc3339
+from chat.protocol import Entry, Message, Person, direct_pair, entry
 
 EPOCH_BYTES = 9  # random bytes of an epoch: never twice
 REVOCATION_OVERLAP = 30_000  # ms; longer than any transaction that revokes may take to commit

@@ -11,9 +11,10 @@ import secrets
 import unicodedata
 from typing import Any, NamedTuple
 
+from chat.clock import now
 from chat.errors import ChatError, Unavailable
 from chat.log.database import Database
-from chat.protocol import Person, now
+from chat.protocol import Person
 
 MAX_NAME = 32  # characters
 NAME_CATEGORIES = "LMNPS"  # letters, marks, numbers, punctuation, symbols

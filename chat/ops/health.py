@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from chat.clock import rfc3339
 from chat.errors import Unavailable
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks
 from chat.log.database import Database
-from chat.protocol import rfc3339
 
 DATABASE_PATIENCE = 1.5  # seconds; the answer is due within two
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from chat.clock import rfc3339
 from chat.errors import (
     BadFrame,
     BadJson,
@@ -35,7 +36,6 @@ from chat.protocol import (
     Post,
     check_object,
     explain,
-    rfc3339,
 )
 from chat.web.guard import origin_allowed
 from chat.web.identity import MAX_TOKEN_TTL, Identity

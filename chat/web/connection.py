@@ -12,6 +12,7 @@ import time
 
 from msgspec import UNSET
 
+from chat.clock import now, rfc3339
 from chat.errors import (
     BadFrame,
     BadJson,
@@ -39,9 +40,7 @@ from chat.protocol import (
     faulty_id,
     fitting,
     history_frame,
-    now,
     parse,
-    rfc3339,
 )
 from chat.web.delivery import Delivery, Transmit
 from chat.web.identity import Identity

@@ -18,9 +18,10 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
+from chat.clock import now
 from chat.errors import Unauthenticated
 from chat.log.users import NameRefused, Session, User, Users
-from chat.protocol import MAX_INTEGER, now
+from chat.protocol import MAX_INTEGER
 from chat.settings import Settings
 
 TOKEN_SALT = "chat.token"

@@ -16,9 +16,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
+from chat.clock import now, rfc3339
 from chat.errors import Forbidden, NotFound, RateLimited, Unauthenticated
 from chat.log.users import NameRefused, NameTaken, key_of
-from chat.protocol import now, rfc3339
 from chat.web.api import ROOMS_PAGE
 from chat.web.guard import client_of
 from chat.web.identity import Identity

@@ -1,0 +1,254 @@
+"""`python -m chat` as people start it: its sentences, its exit codes, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chat import __version__
+from chat.__main__ import main
+from tests.conftest import ChatServerFactory
+from tests.people import ask, guest
+from tests.servers import ROOT, SECRET_KEY, START_LIMIT, ChatServer, free_port
+
+# Seconds within which Ctrl-C ends the program.
+END_LIMIT = 5.0
+
+REDIS = "redis://127.0.0.1:6379"
+POSTGRES = "postgresql://chat@127.0.0.1/chat"
+
+
+def chat(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "chat", *arguments],
+        cwd=folder,
+        env={**env, "PYTHONPATH": str(ROOT), **environ},
+        capture_output=True,
+        text=True,
+        timeout=START_LIMIT,
+    )
+
+
+def refusal(ended: subprocess.CompletedProcess[str]) -> str:
+    """Return the one sentence that a refused start says."""
+    lines = ended.stderr.splitlines()
+    assert ended.stdout == ""
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].endswith(".")
+    return lines[0]
+
+
+# --- Arguments
+
+
+def test_version_says_name_and_version(tmp_path: Path) -> None:
+    ended = chat(tmp_path, "--version")
+    assert (ended.returncode, ended.stdout) == (0, f"tertulia {__version__}\n")
+
+
+def test_help_names_the_commands(tmp_path: Path) -> None:
+    ended = chat(tmp_path, "--help")
+    assert ended.returncode == 0
+    assert "serve" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["serve", "--workers", "many"], ["serve", "--no-such"]]
+)
+def test_a_wrong_argument_is_exit_code_2_and_a_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: tertulia")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--workers", "0"], "workers must be at least 1"),
+        (["--bind", "127.0.0.1:many"], "127.0.0.1:many"),
+        (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+    ],
+)
+def test_a_wrong_value_of_an_argument_is_exit_code_2_and_one_sentence(
+    tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    ended = chat(tmp_path, "serve", *arguments)
+    assert ended.returncode == 2
+    assert named in refusal(ended)
+
+
+# --- Settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CHAT_DATABASE_URL", "mysql://chat@127.0.0.1/chat"),
+        ("CHAT_DATABASE_URL", "sqlite:///"),
+        ("CHAT_RELAY_URL", "127.0.0.1:6379"),
+        ("CHAT_SECRET_KEY", "short"),
+        ("CHAT_SEND_RATE", "often"),
+        ("CHAT_SESSION_HOURS", "-1"),
+        ("CHAT_COOKIE_SECURE", "yes"),
+        ("CHAT_ALLOWED_ORIGINS", "www.example.org"),
+        ("CHAT_TRUSTED_PROXIES", "proxy"),
+        ("CHAT_SIGN_IN", "password"),
+        ("CHAT_LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_wrong_setting_is_exit_code_2_and_one_sentence_that_names_it(
+    tmp_path: Path, variable: str, value: str
+) -> None:
+    ended = chat(tmp_path, "serve", **{variable: value})
+    assert ended.returncode == 2
+    assert refusal(ended).startswith(f"{variable} is wrong: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relay_that_redis_py_does_not_understand_is_a_wrong_setting(tmp_path: Path) -> None:
+    url = "redis://:secret@127.0.0.1:6379/0?no_such_option=1"
+    ended = chat(tmp_path, "serve", "--bind", f"127.0.0.1:{free_port()}", CHAT_RELAY_URL=url)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("CHAT_RELAY_URL is wrong: ")
+    assert "secret@" not in ended.stderr
+
+
+def test_memory_with_several_workers_is_a_wrong_setting(tmp_path: Path) -> None:
+    ended = chat(tmp_path, "serve", "--workers", "2")
+    assert ended.returncode == 2
+    assert refusal(ended).startswith("CHAT_RELAY_URL is wrong: memory://")
+
+
+def test_postgresql_without_a_secret_key_is_a_wrong_setting(tmp_path: Path) -> None:
+    ended = chat(tmp_path, "serve", CHAT_DATABASE_URL=POSTGRES)
+    assert ended.returncode == 2
+    assert refusal(ended).startswith("CHAT_SECRET_KEY is missing: ")
+
+
+def test_a_secret_key_that_cannot_be_kept_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file where the folder should be")
+    ended = chat(tmp_path, "serve")
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("CHAT_SECRET_KEY is not set, and ")
+    assert "Traceback" not in ended.stderr
+
+
+async def test_an_unknown_setting_is_a_warning_only(chat_server: ChatServerFactory) -> None:
+    server = await chat_server(CHAT_SEND_RAT="off")
+    assert "WARNING" in server.log
+    assert "The setting CHAT_SEND_RAT is unknown and has no effect" in server.log
+
+
+# --- Serving
+
+
+async def test_the_start_prints_the_address_to_open(chat_server: ChatServerFactory) -> None:
+    server = await chat_server()
+    assert server.log.count(f"Tertulia is open at {server.url}/ (Ctrl-C ends it)\n") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_port_in_use_is_one_sentence_that_names_it(
+    chat_server: ChatServerFactory, redis_url: str, tmp_path: Path, workers: int
+) -> None:
+    first = await chat_server(workers=workers, CHAT_RELAY_URL=redis_url)
+    folder = tmp_path / "second"
+    folder.mkdir()
+    second = ChatServer(folder, {"CHAT_RELAY_URL": redis_url}, workers=workers, port=first.port)
+    second.spawn()
+    assert await second.wait() == 1
+    assert "Traceback" not in second.log
+    assert second.log.splitlines()[-1] == (
+        f"Address 127.0.0.1:{first.port} is in use; stop the other server or choose another PORT."
+    )
+    assert (await ask(first, "GET", "/healthz")).status == 200
+
+
+async def test_a_secret_key_is_made_once_and_said_so(chat_server: ChatServerFactory) -> None:
+    server = await chat_server(CHAT_SECRET_KEY=None)
+    path = server.folder / "var" / "secret_key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = path.read_text().strip()
+    assert "made a key and keep it in var/secret_key (mode 0600)" in server.log
+    maria = await guest(server)
+    await server.stop()
+    await server.start()
+    assert path.read_text().strip() == key
+    assert "using the key in var/secret_key" in server.log
+    assert key not in server.log
+    # Who was signed in still is.
+    answer = await maria.ask("GET", "/api/session")
+    assert (answer.status, answer.json["user"]["name"]) == (200, maria.name)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_ctrl_c_ends_it_within_five_seconds_and_sends_all_home_with_1012(
+    chat_server: ChatServerFactory, redis_url: str, workers: int
+) -> None:
+    server = await chat_server(workers=workers, CHAT_RELAY_URL=redis_url)
+    maria = await guest(server)
+    async with maria.enter("lobby") as one, maria.enter("lobby") as two:
+        await one.say("hola")
+        assert server.process is not None
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert await asyncio.gather(one.end(), two.end()) == [1012, 1012]
+        for member in (one, two):
+            assert member.raw[-1].startswith('{"type":"closing","code":1012,')
+    assert await server.wait(END_LIMIT) == 0
+    assert time.monotonic() - began < END_LIMIT
+
+
+async def test_ctrl_c_ends_it_in_time_though_nobody_answers(
+    chat_server: ChatServerFactory,
+) -> None:
+    server = await chat_server()
+    maria = await guest(server)
+    async with maria.enter("lobby") as silent:
+        # Neither read nor answered from now on.
+        silent.socket.transport.pause_reading()
+        assert await server.stop(signal.SIGINT) == 0
+        silent.socket.transport.abort()
+
+
+@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url", None])
+async def test_a_second_start_sees_everything_again(
+    chat_server: ChatServerFactory, request: pytest.FixtureRequest, database: str | None
+) -> None:
+    url = request.getfixturevalue(database) if database else None
+    server = await chat_server(CHAT_DATABASE_URL=url, CHAT_SECRET_KEY=SECRET_KEY)
+    maria, jon = await guest(server), await guest(server)
+    async with maria.enter("test_room") as one, jon.enter("test_room") as two:
+        for number in range(3):
+            await one.say(f"maria {number}")
+            await two.say(f"jon {number}")
+        before = await one.read_to(6)
+        epoch = one.welcome["epoch"]
+    assert await server.stop(signal.SIGINT) == 0
+    await server.start()
+    async with (
+        maria.enter("test_room") as newcomer,
+        jon.enter("test_room", f"?since=4&epoch={epoch}") as returning,
+    ):
+        assert await newcomer.read_to(6) == before
+        assert returning.welcome["resumed"] is True
+        assert await returning.read_to(6) == before[4:]
+        ack = await returning.say("again")
+        assert ack["seq"] == 7
+        await newcomer.read_to(7)
