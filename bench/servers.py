@@ -30,8 +30,6 @@ from tests.servers import (
     ChatServer,
     PostgresServer,
     RedisServer,
-    _postgres_programs,
-    _postgres_user,
     free_port,
     launch,
 )
@@ -106,28 +104,6 @@ def mirror() -> AbstractAsyncContextManager[Server]:
     return bare("mirror", LogMember)
 
 
-class DurablePostgres(PostgresServer):
-    """The tests' PostgreSQL, but with `fsync`: an ack of the chat says that it is on disk."""
-
-    def _launch(self) -> subprocess.Popen[bytes]:
-        options = {
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "",
-            "max_connections": "200",
-        }
-        return launch(
-            [
-                _postgres_programs() / "postgres",
-                *("-D", self.data, "-p", str(self.port)),
-                *(f"--{name}={value}" for name, value in options.items()),
-            ],
-            folder=self.folder,
-            log=self.log_file,
-            user=_postgres_user(),
-            dies_by=signal.SIGQUIT,
-        )
-
-
 class Chat:
     """The chat on PostgreSQL and Redis: both are started once, the chat itself for each use."""
 
@@ -136,7 +112,8 @@ class Chat:
         # Made at the first use; they outlive it, as the secret key stays the same.
         self.tokens: list[str] = []
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        databases = DurablePostgres(), RedisServer()
+        # With fsync: an ack of the chat says that it is on disk.
+        databases = PostgresServer(fsync="on"), RedisServer()
         for database in databases:
             stack.callback(database.remove)
             database.start()

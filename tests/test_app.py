@@ -202,7 +202,7 @@ async def test_draining_says_good_bye_with_1012_and_a_time_to_come_back(
     async with maria.enter("lobby") as one, maria.enter("elsewhere") as two:
         assert server.process is not None
         server.process.send_signal(signal.SIGTERM)
-        assert await asyncio.gather(one.end(), two.end()) == [1012, 1012]
+        assert list(await asyncio.gather(one.end(), two.end())) == [1012, 1012]
         for member in (one, two):
             assert '"type":"closing"' in member.raw[-1]
             assert '"code":1012' in member.raw[-1]
@@ -233,7 +233,7 @@ async def test_what_is_acked_while_it_drains_is_stored_and_comes_after_the_resta
 
         codes = asyncio.gather(mine.end(), stop_in_the_midst())
         await asyncio.gather(send_until_the_end(), codes)
-        assert codes.result() == [1012, 1012]
+        assert list(codes.result()) == [1012, 1012]
         frames = [json.loads(raw) for raw in mine.raw]
         acked = [(one["seq"], one["id"]) for one in frames if one["type"] == "ack"]
     assert await server.wait() == 0

@@ -61,9 +61,7 @@ async def rooms(database: Database) -> list[str]:
 
 async def add_room(raw: Any, name: str) -> None:
     """Insert a room by the driver's own connection, as in a transaction."""
-    await raw.execute(
-        f"INSERT INTO rooms (name, epoch, created_at) VALUES ('{name}', 'epoch', 0)"
-    )
+    await raw.execute(f"INSERT INTO rooms (name, epoch, created_at) VALUES ('{name}', 'epoch', 0)")
 
 
 async def healthy(database: Database) -> None:
@@ -145,7 +143,9 @@ async def test_a_statement_sees_what_was_committed_since_the_transaction_began(
 ) -> None:
     async with postgres.transaction() as raw:
         assert await raw.fetch("SELECT 1 FROM rooms") == []
-        await asyncio.create_task(change(postgres, "INSERT INTO rooms VALUES (1, 'a', 'e', 1, 0, 0, 0)"))
+        await asyncio.create_task(
+            change(postgres, "INSERT INTO rooms VALUES (1, 'a', 'e', 1, 0, 0, 0)")
+        )
         assert len(await raw.fetch("SELECT 1 FROM rooms")) == 1
         assert await raw.fetchval("SHOW transaction_isolation") == "read committed"
 
@@ -271,9 +271,7 @@ async def test_a_user_who_may_make_no_tables_is_told(postgres_url: str) -> None:
     role = f"reader_{parts.path[1:]}"
     await change_setting(postgres_url, f"CREATE ROLE {role} LOGIN PASSWORD 'pw'")
     try:
-        database = Database(
-            f"postgresql://{role}:pw@{parts.hostname}:{parts.port}{parts.path}"
-        )
+        database = Database(f"postgresql://{role}:pw@{parts.hostname}:{parts.port}{parts.path}")
         with pytest.raises(Unavailable, match=r"^The database cannot be opened: .*\.$") as fault:
             await database.open()
         assert "CREATE" not in str(fault.value)

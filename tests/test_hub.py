@@ -409,6 +409,21 @@ async def test_a_room_that_cannot_be_read_is_refused_to_all_and_opens_later(
         await until(lambda: guest.seqs == [1])
 
 
+async def test_a_room_that_was_made_anew_meanwhile_is_not_opened_under_its_old_id(
+    database_url: str, no_ticker: None
+) -> None:
+    async with node(database_url, Bells()) as here:
+        old = await here.log.make_room("lobby")
+        await put_back(here, "DELETE FROM rooms")
+        with pytest.raises(Unavailable):
+            await here.hub.open(old)
+        new = await here.log.make_room("lobby")
+        assert new.id != old.id
+        with pytest.raises(Unavailable):
+            await here.hub.open(old)
+        assert (await here.hub.open(new)).epoch == new.epoch
+
+
 async def test_opening_waits_for_the_confirmation_a_bounded_time_only(
     database_url: str, no_ticker: None
 ) -> None:

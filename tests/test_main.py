@@ -208,7 +208,7 @@ async def test_ctrl_c_ends_it_within_five_seconds_and_sends_all_home_with_1012(
         assert server.process is not None
         began = time.monotonic()
         server.process.send_signal(signal.SIGINT)
-        assert await asyncio.gather(one.end(), two.end()) == [1012, 1012]
+        assert list(await asyncio.gather(one.end(), two.end())) == [1012, 1012]
         for member in (one, two):
             assert member.raw[-1].startswith('{"type":"closing","code":1012,')
     assert await server.wait(END_LIMIT) == 0

@@ -77,6 +77,7 @@ async def test_a_gap_that_closes_by_itself_reads_nothing_from_the_log(
 ) -> None:
     # Far apart, so that nothing but the order of events decides.
     monkeypatch.setattr("chat.live.hub.TICK", 60)
+    monkeypatch.setattr("chat.live.room.GAP_PATIENCE", 0.5)
     async with node(database_url, Bells()) as here:
         guest = await here.join()
         await stored_unheard(here, database_url, 2)

@@ -46,7 +46,9 @@ def test_a_key_is_made_for_its_owner_alone(path: Path, caplog: pytest.LogCapture
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() == f"{key}\n"
     assert [one.name for one in path.parent.iterdir()] == ["secret_key"]
-    assert f"CHAT_SECRET_KEY is not set: made a key and keep it in {path} (mode 0600)" in caplog.text
+    assert (
+        f"CHAT_SECRET_KEY is not set: made a key and keep it in {path} (mode 0600)" in caplog.text
+    )
     assert key not in caplog.text
 
 
@@ -98,7 +100,9 @@ def test_white_space_around_a_kept_key_is_no_part_of_it(path: Path) -> None:
 def test_a_kept_key_that_is_too_short_stops_the_start(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"CHAT_SECRET_KEY.*too short; delete the file") as wrong:
+    with pytest.raises(
+        SettingsError, match=r"CHAT_SECRET_KEY.*too short; delete the file"
+    ) as wrong:
         made(path)
     assert str(path) in str(wrong.value)
     assert "short\n" not in str(wrong.value)
@@ -108,7 +112,9 @@ def test_a_kept_key_that_is_too_short_stops_the_start(path: Path, content: bytes
 def test_a_key_that_cannot_be_kept_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "var").write_text("a file where a folder should be")
     path = tmp_path / "var" / "secret_key"
-    with pytest.raises(SettingsError, match=r"^CHAT_SECRET_KEY is not set, and .*; set it to .*\.$"):
+    with pytest.raises(
+        SettingsError, match=r"^CHAT_SECRET_KEY is not set, and .*; set it to .*\.$"
+    ):
         made(path)
 
 

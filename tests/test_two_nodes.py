@@ -104,7 +104,7 @@ async def test_signing_out_on_one_node_ends_the_sockets_on_the_other(
     async with in_room([at(b, maria), at(b, jon), maria]) as [there, other, here]:
         async with asyncio.timeout(SIGN_OUT_LIMIT):
             await sign_out(maria)
-            assert await asyncio.gather(there.end(), here.end()) == [4401, 4401]
+            assert list(await asyncio.gather(there.end(), here.end())) == [4401, 4401]
         await other.is_well()
     # The old cookie opens nothing more, on neither node.
     assert [await person.refused("lobby") for person in (maria, at(b, maria))] == [4401, 4401]

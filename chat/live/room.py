@@ -13,6 +13,7 @@ from typing import Protocol
 
 from chat.errors import Unavailable
 from chat.live.tail import Offer, Tail
+from chat.live.tasks import stop
 from chat.log import repository
 from chat.protocol import (
     PAGE_MAX,
@@ -128,11 +129,7 @@ class Room:
 
     async def close(self) -> None:
         """Stop mending and reading."""
-        tasks = [*self._pages.values(), *([self._mending] if self._mending else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await stop([*self._pages.values(), *([self._mending] if self._mending else [])])
 
     def _ring(self) -> None:
         self._frames.clear()

@@ -177,10 +177,11 @@ class Users:
     async def _rename_guest(self, guest: User) -> None:
         """Take a name from a guest for the site user it belongs to, and end its sessions."""
         tail = f"~{guest.id}"
-        for _ in range(RACES):
+        while True:
             name = guest.name[: MAX_NAME - len(tail)].rstrip() + tail
             if await self._named(name) is None:
-                row = await self.database.row(
+                # No row: it has given the name up already, or another node took it from it.
+                await self.database.row(
                     "UPDATE users SET name = :name, name_key = :key"
                     " WHERE id = :id AND name_key = :old RETURNING id",
                     {
@@ -190,8 +191,8 @@ class Users:
                         "old": key_of(guest.name),
                     },
                 )
-                if row is not None:
-                    break
+                break
+            # Guests who take all these names beforehand must not keep a site user out.
             tail = _next_tail(tail, guest.id)
         await self._revoke("user_id = :one", guest.id)
 

@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 BATCH = 1_000  # drafts in one transaction: some tens of milliseconds of work
 # Turns of the loop between two batches: frames go out, sockets are read, their frames arrive.
 BREATH = 4
-# Drafts that may wait, in all. All the sends that 150 busy connections have under way.
-MAX_WAITING = 10_000
+# Drafts that may wait, in all: what a thousand busy connections may have under way. Those are
+# slowed down by not being read from; only a greater crowd is told to come again.
+MAX_WAITING = 32_000
 MAX_WAITING_CHARACTERS = 8_000_000  # of their texts: at most 32 MB
 
 OnCommit = Callable[[int, str, list[Entry]], None]  # room id, epoch, entries in order

@@ -135,6 +135,9 @@ class Peer(TCPServer):
         # Writes that wait for their turn or for the transport to drain. Above 0 a new one queues
         # up behind them, or a close frame could overtake the frames before it.
         self.queued = 0
+        # When the read under way began (loop time); None while what it brought is handled.
+        self.listening_since: float | None = None
+        self.silence: asyncio.TimerHandle | None = None
         connected.add(self)
 
     async def run(self) -> None:
@@ -192,18 +195,33 @@ class Peer(TCPServer):
         self.transport.abort()
 
     async def _read_data(self) -> None:
-        # Hypercorn's, with asyncio.timeout: wait_for swallows cancellations on Python 3.11, and
-        # starts a task for every read.
+        # Hypercorn's wait_for swallows cancellations on Python 3.11, and starts a task for every
+        # read. Here a read costs the time of day: one lazy timer looks for silence.
+        self._watch()
         while not self.reader.at_eof():
+            self.listening_since = self.loop.time()
             try:
-                async with asyncio.timeout(self.config.read_timeout):
-                    data = await self.reader.read(MAX_RECV)
+                data = await self.reader.read(MAX_RECV)
             except OSError:  # TimeoutError and SSLError are among them
                 break
+            self.listening_since = None
             await self.protocol.handle(RawData(data))
+        if self.silence is not None:
+            self.silence.cancel()
         await self.protocol.handle(Closed())
         # Else a connection that its peer has left stays until the keep-alive timeout.
         await self.idle_task.stop()
+
+    def _watch(self) -> None:
+        # Ends a read that has lasted for read_timeout; else looks again when that may be so.
+        limit, since = self.config.read_timeout, self.listening_since
+        if limit is None:
+            return
+        left = limit if since is None else since + limit - self.loop.time()
+        if left <= 0:
+            self.reader.set_exception(TimeoutError())
+        else:
+            self.silence = self.loop.call_later(left, self._watch)
 
     async def _close(self) -> None:
         # OSError: the peer never read what we wrote before our close, until TCP_USER_TIMEOUT.

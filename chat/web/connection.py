@@ -49,9 +49,9 @@ from chat.web.services import Services
 
 logger = logging.getLogger(__name__)
 
-# Sends under way per connection; more are left in the socket. 150 such connections fill the
-# writer, and a commit takes milliseconds, so Hypercorn's pings hardly wait.
-MAX_IN_FLIGHT = 64
+# Sends under way per connection; more are left in the socket. A thousand such connections still
+# fit into the writer, and a commit takes milliseconds, so pings hardly wait.
+MAX_IN_FLIGHT = 32
 FAULTS_ALLOWED = 10  # bad frames …
 FAULTS_WINDOW = 10.0  # … in so many seconds; one more ends the connection
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -203,9 +203,8 @@ def _to_login(request: Request) -> Response:
 
 def _here(request: Request, wanted: str) -> str:
     """Return where to go next: a path of this site, whatever the form said."""
-    parts = urlsplit(wanted)
     clean = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted
-    if not clean or parts.scheme or parts.netloc or not wanted.isprintable():
+    if not clean or not wanted.isprintable():
         return f"{_root(request)}/"
     return quote(wanted, safe="/?&=#%:;,+@!$'()*~")
 

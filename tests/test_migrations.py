@@ -1,0 +1,197 @@
+"""Migrations at the start: from nothing, again, several at once, and where they cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sqlite3
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from chat.errors import Unavailable
+from chat.log import migrations
+from chat.log.database import Database
+from chat.log.migrations import LOCK, upgrade
+from tests.storage import LIMIT, change, opened
+
+STARTS = 4
+
+
+def steps() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    return ScriptDirectory.from_config(config)
+
+
+async def versions(url: str) -> list[str]:
+    async with opened(url) as database:
+        return [row[0] for row in await database.rows("SELECT version_num FROM alembic_version")]
+
+
+async def deployment(url: str) -> str:
+    async with opened(url) as database:
+        [(id,)] = await database.rows("SELECT id FROM deployment")
+    return str(id)
+
+
+def test_the_history_is_one_line() -> None:
+    directory = steps()
+    assert len(directory.get_heads()) == 1
+    assert len(directory.get_bases()) == 1
+
+
+async def test_a_fresh_database_gets_all_steps(database_url: str) -> None:
+    await upgrade(database_url)
+    assert await versions(database_url) == steps().get_heads()
+
+
+async def test_a_repeated_upgrade_changes_nothing(database_url: str) -> None:
+    await upgrade(database_url)
+    before = await deployment(database_url)
+    async with opened(database_url) as database:
+        await change(
+            database, "INSERT INTO rooms (name, epoch, created_at) VALUES ('lobby', 'e', 0)"
+        )
+    await upgrade(database_url)
+    await upgrade(database_url)
+    assert await deployment(database_url) == before
+    async with opened(database_url) as database:
+        assert await database.rows("SELECT name FROM rooms") == [("lobby",)]
+    assert await versions(database_url) == steps().get_heads()
+
+
+async def test_several_upgrades_at_once_are_one(database_url: str) -> None:
+    async with asyncio.timeout(LIMIT):
+        await asyncio.gather(*(upgrade(database_url) for _ in range(STARTS)))
+    assert len(await versions(database_url)) == 1
+    assert await deployment(database_url)
+
+
+def _start(url: str, begin: float, deployments: multiprocessing.SimpleQueue[str]) -> None:
+    # All at the same moment: importing takes longer than migrating.
+    time.sleep(max(0.0, begin - time.time()))
+    deployments.put(asyncio.run(deployment(url)))
+
+
+def test_several_processes_may_start_at_once(database_url: str) -> None:
+    context = multiprocessing.get_context("fork")
+    deployments: multiprocessing.SimpleQueue[str] = context.SimpleQueue()
+    begin = time.time() + 0.2
+    starts = [
+        context.Process(target=_start, args=(database_url, begin, deployments))
+        for _ in range(STARTS)
+    ]
+    for one in starts:
+        one.start()
+    for one in starts:
+        one.join()
+    assert [one.exitcode for one in starts] == [0] * STARTS
+    assert {deployments.get() for _ in starts} == {asyncio.run(deployment(database_url))}
+
+
+async def test_a_node_waits_for_the_migration_of_another_one(postgres_url: str) -> None:
+    other = await asyncpg.connect(postgres_url)
+    await other.execute(f"SELECT pg_advisory_lock({LOCK})")
+    async with asyncio.timeout(LIMIT):
+        upgrading = asyncio.create_task(upgrade(postgres_url))
+        while not await other.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.01)
+        assert not upgrading.done()
+        await other.execute(f"SELECT pg_advisory_unlock({LOCK})")
+        await upgrading
+        await other.close()
+    assert await versions(postgres_url) == steps().get_heads()
+
+
+async def test_a_node_does_not_wait_for_ever(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "LOCK_PATIENCE", 1)
+    other = await asyncpg.connect(postgres_url)
+    await other.execute(f"SELECT pg_advisory_lock({LOCK})")
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await upgrade(postgres_url)
+        with pytest.raises(Unavailable, match="cannot be opened"):
+            await Database(postgres_url).open()
+        await other.close()
+        await upgrade(postgres_url)
+
+
+async def test_a_sqlite_file_that_is_locked_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "LOCK_PATIENCE", 0.3)
+    path = tmp_path / "chat.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises((TimeoutError, sqlite3.OperationalError)):
+            await upgrade(f"sqlite:///{path}")
+        other.execute("ROLLBACK")
+        other.close()
+        await upgrade(f"sqlite:///{path}")
+
+
+async def test_an_upgrade_that_is_cancelled_leaves_nothing_half_done(database_url: str) -> None:
+    async with asyncio.timeout(LIMIT):
+        for number in range(12):
+            task = asyncio.create_task(upgrade(database_url))
+            await asyncio.sleep(0.008 * number)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() or task.exception() is None
+        await upgrade(database_url)
+    assert await versions(database_url) == steps().get_heads()
+
+
+async def test_tables_of_a_newer_program_are_left_alone(database_url: str) -> None:
+    await upgrade(database_url)
+    async with opened(database_url) as database:
+        await change(database, "UPDATE alembic_version SET version_num = 'from-the-future'")
+    with pytest.raises(CommandError):
+        await upgrade(database_url)
+    with pytest.raises(Unavailable, match="a newer version of this program"):
+        await Database(database_url).open()
+
+
+async def test_the_drivers_own_error_is_raised(postgres_url: str, tmp_path: Path) -> None:
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        await upgrade(f"{postgres_url}_missing")
+    parts = urlsplit(postgres_url)
+    with pytest.raises(OSError):
+        await upgrade(f"postgresql://127.0.0.1:1{parts.path}")
+    (tmp_path / "file").write_text("This is no database, and longer than a header.\n" * 100)
+    with pytest.raises(sqlite3.DatabaseError):
+        await upgrade(f"sqlite:///{tmp_path}/file")
+
+
+async def test_a_fault_within_a_migration_is_the_drivers_and_changes_nothing(
+    database_url: str,
+) -> None:
+    # Somebody else's table is in the way.
+    async def execute(sql: str) -> None:
+        if database_url.startswith("sqlite"):
+            connection = sqlite3.connect(urlsplit(database_url).path[1:])
+            connection.execute(sql)
+            connection.commit()
+            connection.close()
+        else:
+            other = await asyncpg.connect(database_url)
+            await other.execute(sql)
+            await other.close()
+
+    await execute("CREATE TABLE messages (mine text)")
+    with pytest.raises((sqlite3.OperationalError, asyncpg.DuplicateTableError)):
+        await upgrade(database_url)
+    with pytest.raises(Unavailable, match="cannot be opened"):
+        await Database(database_url).open()
+    await execute("DROP TABLE messages")
+    assert await versions(database_url) == steps().get_heads()
