@@ -10,8 +10,9 @@ import asyncio
 import gzip
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -261,10 +262,8 @@ async def test_a_frame_of_64_mib_is_1009_and_takes_no_memory(
 
 async def test_a_64_mib_frame_through_a_client_is_1009(big_server: ChatServer) -> None:
     async with undisturbed(big_server) as witness, witness.person.enter(witness.room) as member:
-        try:
+        with suppress(ConnectionClosed):
             await member.socket.send("x" * (64 * MIB))
-        except ConnectionClosed:
-            pass
         assert await member.end() == 1009
 
 
@@ -272,26 +271,25 @@ async def test_a_body_of_64_mib_is_refused_and_takes_no_memory(big_server: ChatS
     async with undisturbed(big_server) as witness:
         before = highest = memory(big_server)
         cookie = (await guest(big_server)).headers
-        witness.lines += 1
+        witness.lines += 1  # the guest's own
+        loop = asyncio.get_running_loop()
         for path, kind in (
             (f"/api/rooms/{witness.room}/messages", "application/json"),
             ("/login", "application/x-www-form-urlencoded"),
         ):
             headers = {**cookie, "Content-Type": kind, "Content-Length": str(64 * MIB)}
-            reader, writer = await asyncio.open_connection("127.0.0.1", big_server.port)
-            writer.write(request(big_server, "POST", path, headers))
-            try:
-                for _ in range(0, 64 * MIB, MIB):
-                    writer.write(b"x" * MIB)
-                    async with asyncio.timeout(5):
-                        await writer.drain()
-                    highest = max(highest, memory(big_server))
-            except (ConnectionError, TimeoutError):
-                pass
-            async with asyncio.timeout(10):
-                line = await reader.readline()
-            assert line.split()[1] in (b"413", b"400")
-            writer.close()
+            # A bare socket: asyncio's streams forget what came when a write fails.
+            with socket.create_connection(("127.0.0.1", big_server.port)) as bare:
+                bare.setblocking(False)
+                with suppress(ConnectionError, TimeoutError):
+                    await loop.sock_sendall(bare, request(big_server, "POST", path, headers))
+                    for _ in range(64):
+                        async with asyncio.timeout(5):
+                            await loop.sock_sendall(bare, b"x" * MIB)
+                        highest = max(highest, memory(big_server))
+                async with asyncio.timeout(10):
+                    answer = await loop.sock_recv(bare, 1000)
+            assert answer.split()[1] in (b"413", b"400")
         assert highest - before < MEMORY_BOUND
 
 
@@ -303,71 +301,68 @@ def get(path: str, *lines: str, method: str = "GET", version: str = "1.1") -> by
     return ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
 
 
+def post(*lines: str) -> bytes:
+    return get("/login", *lines, method="POST")
+
+
 BAD_REQUESTS = {
-    "no http": b"hello\r\n\r\n",
-    "nothing but lines": b"\r\n\r\n\r\n\r\n",
-    "zeros": bytes(1_000),
-    "tls": bytes.fromhex("16030100f8010000f40303") + bytes(240),
-    "an unknown version": get("/", version="9.9"),
-    "an old version": get("/healthz", version="1.0"),
-    "no path": b"GET\r\nHost: 127.0.0.1\r\n\r\n",
-    "a path without a slash": get("healthz"),
-    "another site's address": get("http://evil.example/"),
-    "a bare star": get("*", method="OPTIONS"),
-    "a tunnel": get("evil.example:443", method="CONNECT"),
-    "an unknown method": get("/", method="BREW"),
-    "a method in small letters": get("/", method="get"),
-    "a very long method": get("/", method="A" * 10_000),
-    "a method with signs": get("/", method="G!#$%&'*+-.^_`|~"),
-    "trace": get("/", method="TRACE"),
-    "a very long path": get("/" + "a" * 100_000),
-    "a long path": get("/" + "a" * 30_000),
-    "many headers": get("/", *(f"X-{n}: y" for n in range(2_000))),
-    "a very long header": get("/", "X: " + "y" * 100_000),
-    "a header without a colon": get("/", "nonsense"),
-    "a header without a name": get("/", ": x"),
-    "a header with a space": get("/", "X Y: z"),
-    "a header with a zero": get("/", "X: a\0b"),
-    "a header on two lines": get("/", "X: a\r\n b"),
-    "a carriage return alone": get("/", "X: a\rSet-Cookie: b"),
-    "a length below zero": get("/login", "Content-Length: -1", method="POST"),
-    "a length that is no number": get("/login", "Content-Length: x", method="POST"),
-    "a length too large": get("/login", "Content-Length: " + "9" * 40, method="POST"),
-    "two lengths": get("/login", "Content-Length: 1", "Content-Length: 2", method="POST") + b"ab",
-    "length and chunks": get(
-        "/login", "Content-Length: 3", "Transfer-Encoding: chunked", method="POST"
-    )
+    (400, "no http"): b"hello\r\n\r\n",
+    (400, "nothing but lines"): b"\r\n\r\n\r\n\r\n",
+    (400, "zeros"): bytes(1_000),
+    (400, "tls"): bytes.fromhex("16030100f8010000f40303") + bytes(240),
+    (303, "an unknown version"): get("/", version="9.9"),
+    (200, "an old version"): get("/healthz", version="1.0"),
+    (400, "no path"): b"GET\r\nHost: 127.0.0.1\r\n\r\n",
+    (404, "a path without a slash"): get("healthz"),
+    (404, "another site's address"): get("http://evil.example/"),
+    (404, "a bare star"): get("*", method="OPTIONS"),
+    (404, "a tunnel"): get("evil.example:443", method="CONNECT"),
+    (405, "an unknown method"): get("/", method="BREW"),
+    (303, "a method in small letters"): get("/", method="get"),
+    (405, "a very long method"): get("/", method="A" * 10_000),
+    (405, "a method with signs"): get("/", method="G!#$%&'*+-.^_`|~"),
+    (405, "trace"): get("/", method="TRACE"),
+    (431, "a very long path"): get("/" + "a" * 100_000),
+    (404, "a long path"): get("/" + "a" * 30_000),
+    (303, "many headers"): get("/", *(f"X-{n}: y" for n in range(2_000))),
+    (431, "a very long header"): get("/", "X: " + "y" * 100_000),
+    (400, "a header without a colon"): get("/", "nonsense"),
+    (400, "a header without a name"): get("/", ": x"),
+    (400, "a header with a space"): get("/", "X Y: z"),
+    (400, "a header with a zero"): get("/", "X: a\0b"),
+    (303, "a header on two lines"): get("/", "X: a\r\n b"),
+    (400, "a carriage return alone"): get("/", "X: a\rSet-Cookie: b"),
+    (400, "a length below zero"): post("Content-Length: -1"),
+    (400, "a length that is no number"): post("Content-Length: x"),
+    (400, "a length too large"): post("Content-Length: " + "9" * 40),
+    (400, "two lengths"): post("Content-Length: 1", "Content-Length: 2") + b"ab",
+    (400, "length and chunks"): post("Content-Length: 3", "Transfer-Encoding: chunked")
     + b"0\r\n\r\n",
-    "an unknown coding": get("/login", "Transfer-Encoding: gzip", method="POST"),
-    "a chunk that is none": get("/login", "Transfer-Encoding: chunked", method="POST") + b"zz\r\n",
-    "a chunk below zero": get("/login", "Transfer-Encoding: chunked", method="POST") + b"-1\r\n",
-    "the start of http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(100),
-    "an upgrade to http/2": get("/healthz", "Upgrade: h2c", "HTTP2-Settings: !!!"),
-    "an upgrade to something": get("/healthz", "Upgrade: foo"),
+    (501, "an unknown coding"): post("Transfer-Encoding: gzip"),
+    (400, "a chunk that is none"): post("Transfer-Encoding: chunked") + b"zz\r\n",
+    (400, "a chunk below zero"): post("Transfer-Encoding: chunked") + b"-1\r\n",
+    (400, "the start of http/2"): b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(100),
+    (200, "an upgrade to http/2"): get("/healthz", "Upgrade: h2c", "HTTP2-Settings: !!!"),
+    (200, "an upgrade to something"): get("/healthz", "Upgrade: foo"),
 }
 
 
-@pytest.mark.parametrize("what", BAD_REQUESTS)
-async def test_a_bad_request_is_answered_or_cut_and_nothing_more(
-    big_server: ChatServer, what: str
+@pytest.mark.parametrize(("status", "what"), BAD_REQUESTS)
+async def test_a_bad_request_is_answered_and_nothing_more(
+    big_server: ChatServer, status: int, what: str
 ) -> None:
     async with undisturbed(big_server):
-        raw = BAD_REQUESTS[what]
+        raw = BAD_REQUESTS[status, what]
         reader, writer = await asyncio.open_connection("127.0.0.1", big_server.port)
         try:
             writer.write(raw)
             if writer.can_write_eof():
                 writer.write_eof()
             async with asyncio.timeout(10):
-                try:
-                    answer = await reader.read()
-                except ConnectionError:
-                    answer = b""
+                answer = await reader.read()
         finally:
             writer.close()
-        if answer.startswith(b"HTTP/1.1 "):
-            status = int(answer.split()[1])
-            assert status < 500 or status == 501
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:100]
 
 
 BAD_HANDSHAKES = [
@@ -377,7 +372,7 @@ BAD_HANDSHAKES = [
     {"Sec-WebSocket-Version": None},
     {"Sec-WebSocket-Version": "12"},
     {"Sec-WebSocket-Version": "x"},
-    {"Upgrade": None},
+    {"Upgrade": None, "Connection": "close"},
     {"Connection": "close"},
     {"Sec-WebSocket-Protocol": ",,,"},
     {"Sec-WebSocket-Extensions": "permessage-deflate; server_max_window_bits=99"},
@@ -488,7 +483,7 @@ BAD_COOKIES = [
         "session=a=b",
     ),
     *("session=" + "A" * 12_000, "session=.", "session=..", "session=e30=..", "session=null"),
-    *("session=" + "." * 5_000, "$Version=1; session=x", "session=%00", "session=\x01"),
+    *("session=" + "." * 5_000, "$Version=1; session=x", "session=%00"),
     "; ".join(f"c{n}=v" for n in range(1_000)),
 ]
 BAD_TOKENS = [
@@ -627,7 +622,7 @@ async def test_a_body_that_never_comes_whole_leaves_nothing(big_server: ChatServ
             "Content-Length": "1000",
         }
         for target in (path, "/login"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", big_server.port)
+            _, writer = await asyncio.open_connection("127.0.0.1", big_server.port)
             writer.write(request(big_server, "POST", target, headers) + b'{"text":"half"}')
             await writer.drain()
             writer.transport.abort()
@@ -674,10 +669,11 @@ async def test_strangers_who_knock_in_every_way_at_once_disturb_nobody(
                 await witness.member.say(f"during {number}")
 
         witness.stored = 20
+        quick = [raw for (_, what), raw in BAD_REQUESTS.items() if what in QUICK]
         await asyncio.gather(
             talk(),
             *(frames(raw) for raw in BAD_BYTES.values()),
-            *(exchange(big_server, raw) for what, raw in BAD_REQUESTS.items() if what in QUICK),
+            *(exchange(big_server, raw) for raw in quick),
             *(shake(big_server, room, {"Origin": "https://evil.example"}) for _ in range(10)),
         )
         await witness.member.read_to(21)

@@ -64,6 +64,11 @@ async def add_room(raw: Any, name: str) -> None:
     await raw.execute(f"INSERT INTO rooms (name, epoch, created_at) VALUES ('{name}', 'epoch', 0)")
 
 
+async def add_other_room(database: Database) -> None:
+    async with database.transaction() as raw:
+        await add_room(raw, "other")
+
+
 async def healthy(database: Database) -> None:
     """Use all connections at once, to read and to write."""
 
@@ -143,9 +148,8 @@ async def test_a_statement_sees_what_was_committed_since_the_transaction_began(
 ) -> None:
     async with postgres.transaction() as raw:
         assert await raw.fetch("SELECT 1 FROM rooms") == []
-        await asyncio.create_task(
-            change(postgres, "INSERT INTO rooms VALUES (1, 'a', 'e', 1, 0, 0, 0)")
-        )
+        # A task of its own has a connection of its own.
+        await asyncio.create_task(add_other_room(postgres))
         assert len(await raw.fetch("SELECT 1 FROM rooms")) == 1
         assert await raw.fetchval("SHOW transaction_isolation") == "read committed"
 
@@ -439,7 +443,7 @@ async def test_a_cancellation_at_any_statement_of_sqlite_stays_one(
 ) -> None:
     import aiosqlite
 
-    execute = aiosqlite.Connection._execute
+    execute: Any = aiosqlite.Connection._execute
 
     def watched(self: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         if task is not asyncio.current_task() or not str(*args[:1]).startswith(statement):

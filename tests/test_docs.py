@@ -36,6 +36,8 @@ from chat.errors import WireError
 from chat.ops.config import load_config
 from chat.settings import Settings
 from chat.web import api, problems
+from chat.web.connection import MAX_IN_FLIGHT
+from chat.web.delivery import RECONNECT_SPREAD, SEND_LIMIT
 from tests.conftest import ChatServerFactory, unavailable
 from tests.people import API_KEY, SOON, Person, a_room, dial, execute, site, until, whose
 from tests.servers import SECRET_KEY, ChatServer
@@ -313,6 +315,10 @@ def test_the_numbers_of_the_contract_are_the_codes() -> None:
     assert f"1 to {api.MAX_TOKEN_TTL:,} s, default {api.TOKEN_TTL:,}" in text
     assert f"{api.ROOMS_PAGE} a page" in text
     assert f"`{protocol.ROOM_NAME.pattern}`" in text
+    assert f"at {MAX_IN_FLIGHT} the server stops reading" in text
+    assert f"0 to {RECONNECT_SPREAD:g}, random" in text
+    assert f"within {SEND_LIMIT:g} s" in text
+    assert f"takes {SEND_LIMIT:g} s for one frame" in text_of(README)
 
 
 # --- HTTP

@@ -34,6 +34,7 @@ from tests.people import (
     running,
     shake,
     sign_in,
+    signed,
     site,
 )
 from tests.servers import ChatServer
@@ -183,9 +184,11 @@ async def test_another_origin_is_403_for_sockets_forms_and_requests_with_a_cooki
     assert (await login(server, with_cookie, name)).status == 403
     assert (await ask(server, "POST", "/logout", headers)).status == 403
     assert (await ask(server, "POST", "/logout", with_cookie)).status == 403
+    foreign = {**headers, "Cookie": f"session={signed({'user': a_name()})}"}
     for path in ("/api/direct", f"/api/rooms/{a_room()}/messages"):
-        answer = await ask(server, "POST", path, {**with_cookie, **JSON}, b'{"text":"a"}')
-        assert answer.code == "forbidden"
+        for proof in (with_cookie, foreign):
+            answer = await ask(server, "POST", path, {**proof, **JSON}, b'{"text":"a"}')
+            assert answer.code == "forbidden"
     # Nothing of it happened: the session still is, and the name is free.
     assert (await ask(server, "GET", "/api/session", person.headers)).status == 200
     assert (await sign_in(server, name)).status == 303

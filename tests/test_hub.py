@@ -583,6 +583,32 @@ async def test_joining_while_rooms_close_at_once_never_fails(
         assert len(rooms) > 1
 
 
+async def test_a_room_opened_again_while_another_one_closes_is_not_mistaken_for_the_old_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "TICK", OFTEN)
+    bells = Bells()
+    async with node(database_url, bells) as here:
+        first, second = await here.room("first"), await here.room("second")
+        closing, go_on = asyncio.Event(), asyncio.Event()
+
+        async def close_slowly() -> None:
+            closing.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(first, "close", close_slowly)
+        monkeypatch.setattr(hub, "ROOM_LINGER", 0.0)
+        await closing.wait()
+        bells.send(f"room.{second.id}", "???")
+        await until(lambda: here.hub.find("second") is None)
+        guest = await here.join("second")
+        go_on.set()
+        await looks(here, 2)
+        await here.say("one", name="second")
+        await until(lambda: guest.seqs == [1])
+        assert guest.ended == []
+
+
 async def test_closing_ends_all_members_with_1012_and_leaves_no_task(
     database_url: str, relay_url: str
 ) -> None:

@@ -76,7 +76,7 @@ def faces(seq: int, text: str = "hola", **more: Any) -> Message:
         ('{"type":"history"}', History()),
         ('{"type":"history","id":"h1","before":763,"limit":50}', History("h1", 763, 50)),
         ('{"type":"history","before":null,"limit":1}', History(None, None, 1)),
-        (f'{{"type":"history","before":{MAX_INTEGER},"limit":200}}', History(None, MAX_INTEGER, 200)),
+        (f'{{"type":"history","before":{MAX_INTEGER},"limit":200}}', History(None, MAX_INTEGER, 200)),  # noqa: E501
         ('{"type":"token","token":"abc"}', Renew("abc")),
         ('{"type":"ping"}', Ping()),
         (' {"type" : "ping"}\r\n\t', Ping()),
@@ -154,9 +154,11 @@ def test_a_type_that_does_not_exist_is_refused(kind: str, more: str) -> None:
 
 def of(field: str, *values: str, kind: str = "send", rest: str = "") -> list[Any]:
     return [
-        pytest.param(field, f'{{"type":"{kind}"{rest},"{field}":{value}}}', id=f"{kind}-{value}"[:40])
+        pytest.param(
+            field, f'{{"type":"{kind}"{rest},"{field}":{value}}}', id=f"{kind}-{value}"[:40]
+        )
         for value in values
-    ]  # fmt: skip
+    ]
 
 
 BAD_NUMBERS = ("0", "-1", "1.5", "1.0", "1e2", '"1"', "true", "[]", "{}", str(MAX_INTEGER + 1),
@@ -278,7 +280,7 @@ def test_a_text_is_counted_in_code_points() -> None:
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\0" * 5_000])
 def test_a_nul_in_a_text_is_refused_and_named(text: str) -> None:
-    with pytest.raises(BadFrame, match="`text`.*NUL"):
+    with pytest.raises(BadFrame, match=r"`text`.*NUL"):
         check_text(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -10,7 +11,7 @@ from chat.live.room import MAX_FRAMES, TAIL_LOAD, Room
 from chat.live.tail import TAIL_COUNT
 from chat.protocol import PAGE_MAX, Entry
 from tests.live import Bells, Node, node, seqs_of
-from tests.relays import until
+from tests.relays import LIMIT, until
 
 
 async def logged(here: Node, seqs: range) -> list[Entry]:
@@ -265,6 +266,31 @@ async def test_closing_ends_the_mending_of_a_log_that_is_away(database_url: str)
         await room.close()
         assert room._mending is not None and room._mending.done()
         here.log.away = False
+
+
+async def test_closing_does_not_wait_for_a_read_that_never_ends(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat.live.tasks.STOP_STEP", 0.01)
+    monkeypatch.setattr("chat.live.tasks.STOP_LIMIT", 0.05)
+    free, reading = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object) -> list[Entry]:
+        reading.set()
+        while not free.is_set():
+            # As a driver that loses cancellations.
+            with suppress(asyncio.CancelledError):
+                await free.wait()
+        return []
+
+    async with node(database_url, Bells()) as here:
+        room = await here.room()
+        monkeypatch.setattr(here.log, "read", hang)
+        room.mend()
+        await reading.wait()
+        async with asyncio.timeout(LIMIT):
+            await room.close()
+        free.set()
 
 
 async def test_a_room_keeps_a_bounded_tail(database_url: str) -> None:

@@ -534,17 +534,21 @@ async def test_a_stopping_server_says_closing_and_1012(
 ) -> None:
     async with running(tmp_path, **NO_LIMITS) as mine:
         person = await site(mine)
-        async with person.enter(a_room()) as member:
+        room = a_room()
+        async with person.enter(room) as member, person.enter(room) as two, person.enter(room) as c:
             await member.say("stored")
             ending = asyncio.create_task(mine.stop())
-            assert await member.end() == 1012
+            assert {await member.end(), await two.end(), await c.end()} == {1012}
             assert await ending == 0
+            # Random, so that they do not come back all at once.
+            waits = {json.loads(one.raw[-1])["reconnect_after"] for one in (member, two, c)}
+            assert len(waits) > 1
             closing = json.loads(member.raw[-1])
             assert closing.keys() == {"type", "code", "reason", "reconnect_after"}
             assert (closing["type"], closing["code"]) == ("closing", 1012)
             assert 0 <= closing["reconnect_after"] <= 60
         await mine.start()
-        async with person.enter(member.welcome["room"], "?since=0") as again:
+        async with person.enter(room, "?since=0") as again:
             await again.read_to(1)
             assert again.texts == ["stored"]
     with pytest.raises((ConnectionClosed, OSError)):
