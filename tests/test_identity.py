@@ -469,6 +469,7 @@ async def test_a_token_that_is_cut_or_signed_by_another_key_proves_nothing(
         for key, salt in (
             ("another-key-of-16-characters", "chat.token"),
             (SECRET_KEY, "itsdangerous"),
+            (SECRET_KEY, "itsdangerous.Signer"),  # the cookies' own
             (SECRET_KEY, ""),
         )
     ]

@@ -69,9 +69,14 @@ async def test_people_get_a_page_where_programs_get_a_problem(maria: Person) -> 
 
 
 async def test_a_wrong_method_says_which_are_right(server: ChatServer) -> None:
-    answer = await ask(server, "PUT", "/login")
-    assert answer.status == 405
-    assert answer.headers["allow"]
+    for path, allowed in (
+        ("/logout", {"POST"}),
+        ("/healthz", {"GET", "HEAD"}),
+        ("/api/rooms/lobby/messages", {"GET", "HEAD", "POST"}),
+    ):
+        answer = await ask(server, "PUT", path)
+        assert answer.status == 405
+        assert set(answer.headers["allow"].replace(" ", "").split(",")) == allowed
 
 
 async def test_head_has_the_headers_of_get_and_no_body(server: ChatServer) -> None:

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chat.clock import rfc3339
+from chat.clock import now, rfc3339
 from chat.errors import IdConflict, Unavailable
-from chat.log import repository as repository_module
 from chat.log.database import Database
 from chat.log.repository import REVOCATION_OVERLAP, Repository, Room
 from chat.log.statements import Draft
@@ -55,7 +54,7 @@ async def lobby(log: Repository) -> Room:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The time of the log: the test sets the one number in the list."""
     times = [1_000]
-    monkeypatch.setattr(repository_module, "now", lambda: times[0])
+    monkeypatch.setattr("chat.log.repository.now", lambda: times[0])
     return times
 
 
@@ -436,7 +435,7 @@ async def test_heads_show_a_new_epoch_and_what_was_trimmed(log: Repository, lobb
 async def test_heads_tell_the_databases_own_time(log: Repository) -> None:
     first = (await log.heads([], 0)).clock
     second = (await log.heads([], first)).clock
-    assert abs(first - repository_module.now()) < 60_000, "milliseconds since 1970"
+    assert abs(first - now()) < 60_000, "milliseconds since 1970"
     assert first <= second
 
 

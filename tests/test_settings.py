@@ -71,7 +71,7 @@ POSTGRES = "postgresql://chat:secret%40word@db.example:5433/chat"
         ("CHAT_COOKIE_SECURE", "1", True),
         ("CHAT_COOKIE_SECURE", "0", False),
         ("CHAT_ALLOWED_HOSTS", "*", ("*",)),
-        ("CHAT_ALLOWED_HOSTS", "Chat.Example.org, [2001:DB8::1]", ("chat.example.org", "[2001:db8::1]")),
+        ("CHAT_ALLOWED_HOSTS", "Chat.Example, [2001:DB8::1]", ("chat.example", "[2001:db8::1]")),
         (
             "CHAT_ALLOWED_ORIGINS",
             "https://www.example.org, http://localhost:3000",
@@ -83,7 +83,7 @@ POSTGRES = "postgresql://chat:secret%40word@db.example:5433/chat"
         ("CHAT_ROOM_RATE", "2/hour", "2/hour"),
         ("CHAT_MAX_CONNECTIONS_PER_USER", "0", 0),
         ("CHAT_MAX_CONNECTIONS_PER_ADDRESS", "5", 5),
-        ("CHAT_TRUSTED_PROXIES", "10.0.0.0/8, 10.1.2.3/8, ::1", ("10.0.0.0/8", "10.1.2.3/8", "::1")),
+        ("CHAT_TRUSTED_PROXIES", "10.0.0.0/8, 10.1.2.3/8,::1", ("10.0.0.0/8", "10.1.2.3/8", "::1")),
         ("CHAT_LOG_FORMAT", "json", "json"),
         ("CHAT_LOG_LEVEL", "DEBUG", "DEBUG"),
     ],

@@ -150,9 +150,9 @@ async def test_these_can_be_there_once_only(
         pytest.param(rooms, ROOM, {"name": "Lobby"}, id="a room in another case"),
         pytest.param(messages, MESSAGE, {"seq": 2, "sender_id": 8}, id="an id of another sender"),
         pytest.param(messages, MESSAGE, {"room_id": 2}, id="a seq of another room"),
-        pytest.param(messages, MESSAGE, {"seq": 2, "message_id": "C-1"}, id="an id in another case"),
+        pytest.param(messages, MESSAGE, {"seq": 2, "message_id": "C-1"}, id="ids of other cases"),
     ],
-)  # fmt: skip
+)
 async def test_these_can_be_there_together(
     database_url: str, table: Any, first: dict[str, Any], change: dict[str, Any]
 ) -> None:

@@ -88,7 +88,8 @@ class Database:
             {"factory": DurableConnection, "timeout": BUSY_LIMIT}
             if self.sqlite
             else {
-                "min_size": 1,
+                # None that is kept: asyncpg logs a trace where it cannot restore one.
+                "min_size": 0,
                 "max_size": POOL_SIZE,
                 "timeout": CONNECT_LIMIT,
                 "command_timeout": USE_LIMIT,

@@ -262,8 +262,10 @@ def _share_log(config: Config) -> None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # A connection that broke, or was no TLS, is the peer's affair.
-    if isinstance(context.get("exception"), (ConnectionError, TimeoutError, SSLError)):
+    # A connection that broke, or was no TLS, is the peer's affair; a start that failed has been
+    # told, even where a signal came between it and the one who would have heard.
+    expected = (ConnectionError, TimeoutError, SSLError, LifespanFailureError)
+    if isinstance(context.get("exception"), expected):
         logger.debug("%s", context["message"], exc_info=context["exception"])
     else:
         loop.default_exception_handler(context)

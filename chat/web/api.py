@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -116,48 +115,52 @@ async def rooms(request: Request) -> Response:
     return answer({"rooms": listed, "more": more})
 
 
-class Messages(HTTPEndpoint):
+async def messages(request: Request) -> Response:
     """A room's log over HTTP: pages of it, and new messages for it."""
+    # Not an HTTPEndpoint: what that raises is answered outside of the CORS headers.
+    return await (post_message if request.method == "POST" else read_messages)(request)
 
-    async def get(self, request: Request) -> Response:
-        identity = await who(request)
-        chat, name = services(request), request.path_params["room"]
-        await admit(chat, identity, name)
-        before, after = number(request, "before", 1), number(request, "after", 0)
-        limit = number(request, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
-        if before is not None and after is not None:
-            raise BadFrame("Give `before` or `after`, not both.")
-        room = await existing_room(chat, name)
-        log = chat.repository
-        if after is not None:
-            page = await log.read(room.id, after, limit + 1)
-            kept = page[:limit]
-        else:
-            page = await log.read_before(room.id, before, limit + 1)
-            kept = page[-limit:]
-        # The room once more: it may have grown between, and an answer must not contradict itself.
-        room = await existing_room(chat, name)
-        head = {
-            "room": room.name,
-            "epoch": room.epoch,
-            "first_seq": room.first_seq,
-            "last_seq": room.last_seq,
-            "messages": [msgspec.Raw(one.json.encode()) for one in kept],
-            "more": len(page) > len(kept),
-        }
-        return answer(head)
 
-    async def post(self, request: Request) -> Response:
-        identity = await who(request)
-        chat, name = services(request), request.path_params["room"]
-        await admit(chat, identity, name)
-        draft = await body(request, Post)
-        room = await open_room(chat, identity, name)
-        message_id, future = await submit(chat, identity, room, draft)
-        stored = await future
-        ack = Ack(message_id, stored.seq, rfc3339(stored.sent_at), stored.duplicate)
-        fields = msgspec.structs.asdict(ack)
-        return answer(fields, 200 if stored.duplicate else 201)
+async def read_messages(request: Request) -> Response:
+    identity = await who(request)
+    chat, name = services(request), request.path_params["room"]
+    await admit(chat, identity, name)
+    before, after = number(request, "before", 1), number(request, "after", 0)
+    limit = number(request, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
+    if before is not None and after is not None:
+        raise BadFrame("Give `before` or `after`, not both.")
+    room = await existing_room(chat, name)
+    log = chat.repository
+    if after is not None:
+        page = await log.read(room.id, after, limit + 1)
+        kept = page[:limit]
+    else:
+        page = await log.read_before(room.id, before, limit + 1)
+        kept = page[-limit:]
+    # The room once more: it may have grown between, and an answer must not contradict itself.
+    room = await existing_room(chat, name)
+    head = {
+        "room": room.name,
+        "epoch": room.epoch,
+        "first_seq": room.first_seq,
+        "last_seq": room.last_seq,
+        "messages": [msgspec.Raw(one.json.encode()) for one in kept],
+        "more": len(page) > len(kept),
+    }
+    return answer(head)
+
+
+async def post_message(request: Request) -> Response:
+    identity = await who(request)
+    chat, name = services(request), request.path_params["room"]
+    await admit(chat, identity, name)
+    draft = await body(request, Post)
+    room = await open_room(chat, identity, name)
+    message_id, future = await submit(chat, identity, room, draft)
+    stored = await future
+    ack = Ack(message_id, stored.seq, rfc3339(stored.sent_at), stored.duplicate)
+    fields = msgspec.structs.asdict(ack)
+    return answer(fields, 200 if stored.duplicate else 201)
 
 
 async def direct(request: Request) -> Response:
@@ -237,6 +240,6 @@ ROUTES = [
     Route("/session", session),
     Route("/tokens", tokens, methods=["POST"]),
     Route("/rooms", rooms),
-    Route("/rooms/{room:path}/messages", Messages),
+    Route("/rooms/{room:path}/messages", messages, methods=["GET", "POST"]),
     Route("/direct", direct, methods=["POST"]),
 ]
