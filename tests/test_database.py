@@ -304,7 +304,7 @@ async def test_no_connection_is_left_after_closing(postgres_url: str) -> None:
 
 _OTHERS = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-    " AND pid <> pg_backend_pid()"
+    " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
 )
 
 
@@ -515,21 +515,19 @@ async def test_a_held_connection_that_was_terminated_heals_when_entered_again(
 
 async def test_a_cancellation_that_meets_a_lost_connection_stays_one(postgres_url: str) -> None:
     async with opened(postgres_url) as database, opened(postgres_url) as other:
-        entered = asyncio.Event()
+        entered: asyncio.Queue[int] = asyncio.Queue()
 
         async def use() -> None:
             async with database.transaction() as raw:
-                await raw.fetch("SELECT 1")
-                entered.set()
+                entered.put_nowait(await raw.fetchval("SELECT pg_backend_pid()"))
                 await asyncio.sleep(LIMIT)
 
         async with asyncio.timeout(LIMIT):
             for _ in range(5):
-                entered.clear()
                 task = asyncio.create_task(use())
-                await entered.wait()
-                await other.rows(f"SELECT pg_terminate_backend(pid) FROM ({_OTHERS}) AS others")
-                while await other.rows(_OTHERS):
+                pid = {"pid": await entered.get()}
+                await other.rows("SELECT pg_terminate_backend(:pid)", pid)
+                while await other.rows("SELECT 1 FROM pg_stat_activity WHERE pid = :pid", pid):
                     await asyncio.sleep(0.001)
                 task.cancel()
                 await asyncio.wait([task])
