@@ -94,7 +94,9 @@ class Database:
                 "timeout": CONNECT_LIMIT,
                 "command_timeout": USE_LIMIT,
                 "reset": _keep,
-                "server_settings": {"application_name": "tertulia"},
+                # Plans are kept as long as a connection: one made for an empty table must not
+                # read all of it when it is full. Each query of ours has its index.
+                "server_settings": {"application_name": "tertulia", "enable_seqscan": "off"},
             }
         )
         # `databases` would end the path at a `#`; SQLAlchemy, which migrates, does not.
