@@ -6,12 +6,10 @@ background tasks, and closes them in reverse. Called by `__main__.py` and by tes
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -32,9 +30,9 @@ from chat.log.repository import Repository
 from chat.log.users import Users
 from chat.log.writer import Writer
 from chat.ops.health import readiness
-from chat.protocol import CloseCode
 from chat.settings import Settings
 from chat.web import api, pages, problems
+from chat.web.draining import drain
 from chat.web.guard import Guard
 from chat.web.identity import Identities, Sessions
 from chat.web.limits import Limits
@@ -44,14 +42,11 @@ from chat.web.sockets import RoomSocket
 logger = logging.getLogger(__name__)
 
 PROCESS_BYTES = 6  # random bytes that tell the processes of a deployment apart
-FLUSH_LIMIT = 2.0  # seconds for the last messages to be stored
-FAREWELL_LIMIT = 2.5  # seconds for the members to be told
 
 
 def create_app(settings: Settings) -> Starlette:
     """Return the application; its secret key must be set."""
     assert settings.secret_key, "ops/secret.py makes one"
-    draining = asyncio.Event()
     cors = (
         [
             Middleware(
@@ -65,7 +60,7 @@ def create_app(settings: Settings) -> Starlette:
         if settings.allowed_origins
         else []
     )
-    app = Starlette(
+    return Starlette(
         routes=[
             *pages.ROUTES,
             Mount("/api", routes=api.ROUTES, middleware=cors),
@@ -75,7 +70,7 @@ def create_app(settings: Settings) -> Starlette:
             WebSocketRoute("/ws/chat/{room:path}", RoomSocket),
         ],
         middleware=[
-            Middleware(Guard, settings=settings, draining=draining.is_set),
+            Middleware(Guard, settings=settings),
             Middleware(Sessions, settings=settings),
         ],
         exception_handlers={
@@ -83,15 +78,12 @@ def create_app(settings: Settings) -> Starlette:
             HTTPException: problems.on_http_exception,
             Exception: problems.on_fault,
         },
-        lifespan=lambda app: _lifespan(app, settings, draining),
+        lifespan=lambda app: _lifespan(app, settings),
     )
-    return app
 
 
 @asynccontextmanager
-async def _lifespan(
-    app: Starlette, settings: Settings, draining: asyncio.Event
-) -> AsyncIterator[None]:
+async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     database = Database(settings.database_url)
     await database.open()
     repository = Repository(database)
@@ -116,7 +108,7 @@ async def _lifespan(
     chat = Services(settings, repository, users, writer, hub, relay, identities, limits)
     app.state.services = chat
     app.state.tasks = tasks
-    app.state.drain = lambda: _drain(chat, draining)
+    app.state.drain = lambda: drain(chat)
     await relay.open()
     tasks.start("writer", writer.run)
     tasks.start("ticker", hub.tick)
@@ -129,25 +121,6 @@ async def _lifespan(
         await limits.close()
         await relay.close()
         await database.close()
-
-
-async def _drain(chat: Services, draining: asyncio.Event) -> None:
-    """Let nobody in, store what was sent, and send everybody home with 1012."""
-    draining.set()
-    chat.draining = True
-    await _within(FLUSH_LIMIT, chat.writer.flush())
-    for member in list(chat.hub.members):
-        member.end(CloseCode.RESTART, "restart")
-    await _within(FAREWELL_LIMIT, chat.hub.deserted.wait())
-    await chat.relay.flush()
-
-
-async def _within(limit: float, step: Any) -> None:
-    try:
-        async with asyncio.timeout(limit):
-            await step
-    except TimeoutError:
-        logger.warning("A step of draining took more than %s s", limit)
 
 
 async def _healthz(request: Request) -> Response:

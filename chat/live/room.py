@@ -47,6 +47,13 @@ class Member(Protocol):
     def end(self, code: CloseCode, reason: str) -> None:
         """Say goodbye with this close code."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything was sent that is there for this member."""
+
+    def pause(self) -> None:
+        """Read no more from this member: the process is about to end."""
+
     def tend(self, moment: float) -> None:
         """It is this loop time: give up on what takes too long."""
 

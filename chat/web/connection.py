@@ -74,6 +74,8 @@ class Connection:
         # Set while the reading task may go on.
         self._free = asyncio.Event()
         self._free.set()
+        # Set while the process drains.
+        self._paused = False
         # Sends whose place in the log is not known yet.
         self._in_flight = 0
         # When bad frames came (monotonic seconds), the last few.
@@ -87,6 +89,15 @@ class Connection:
     def code(self) -> CloseCode | None:
         """The code that this side ends the connection with, once it does."""
         return self.delivery.ending[0] if self.delivery.ending else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether every send has its answer, and all that is there has been sent."""
+        return self._in_flight == 0 and self.delivery.settled
+
+    def pause(self) -> None:
+        """Answer no more frames: what comes from now on, its client repeats elsewhere."""
+        self._paused = True
 
     def release(self) -> None:
         """Let go of timers and windows; the connection is over."""
@@ -119,7 +130,7 @@ class Connection:
     async def receive(self, raw: str) -> None:
         """Handle one frame; raise Refused where the client has gone too far."""
         await self._free.wait()
-        if self.delivery.ending is not None:
+        if self._paused or self.delivery.ending is not None:
             return
         message_id = None
         try:

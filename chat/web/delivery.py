@@ -49,6 +49,11 @@ class Delivery:
         """Tell whether so many answers wait that no more frames should be read."""
         return len(self._outbox) >= OUTBOX_COUNT or self._characters >= OUTBOX_CHARACTERS
 
+    @property
+    def settled(self) -> bool:
+        """Whether the client was sent everything that is there for it."""
+        return self._sending_since is None and not self._outbox and not self.cursor.behind
+
     def answer(self, frame: str) -> None:
         """Queue a frame that answers one of the client's own."""
         self._outbox.append(frame)

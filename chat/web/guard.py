@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -36,10 +35,9 @@ SAFE_HEADERS = {
 
 
 class Guard:
-    def __init__(self, app: ASGIApp, settings: Settings, draining: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
-        self._draining = draining
         self._proxies = [
             ipaddress.ip_network(network, strict=False) for network in settings.trusted_proxies
         ]
@@ -71,7 +69,7 @@ class Guard:
         if (socket or form) and not origin_allowed(headers, self._settings):
             logger.warning("Origin %s refused", ", ".join(headers.getlist("origin"))[:200])
             return PlainTextResponse("This origin is not allowed.", 403)
-        if socket and self._draining():
+        if socket and scope["app"].state.services.draining:
             return PlainTextResponse("The server restarts.", 503, {"Retry-After": RETRY_AFTER})
         return None
 
