@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Starlette:
             Mount("/static", StaticFiles(packages=[("chat.web", "static")]), middleware=cors),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
-            WebSocketRoute("/ws/chat/{room:path}", RoomSocket),
+            WebSocketRoute("/ws/chat/{room:whole}", RoomSocket),
         ],
         middleware=[
             Middleware(Guard, settings=settings),

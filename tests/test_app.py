@@ -9,15 +9,16 @@ import signal
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from starlette.applications import Starlette
 from websockets.exceptions import ConnectionClosed
 
 from chat.app import create_app
-from chat.errors import SettingsError, Unavailable
+from chat.errors import SettingsError, Unauthenticated, Unavailable
 from chat.settings import Settings
+from chat.web import guard
 from tests.conftest import ChatServerFactory
 from tests.people import ask, guest
 from tests.relays import LIMIT, until
@@ -249,28 +250,69 @@ async def test_what_is_stored_while_it_drains_is_acked_seen_and_comes_after_the_
         assert (last["seq"], last["duplicate"]) == (len(rows), True)
 
 
-async def test_nobody_is_let_in_while_it_drains(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def knock(app: Starlette) -> list[dict[str, Any]]:
+    """Ask for a socket without credentials; return what the app sends."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.disconnect" if sent else "websocket.connect", "code": 1005}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "websocket",
+        "path": "/ws/chat/lobby/",
+        "headers": [(b"host", b"localhost")],
+        "query_string": b"",
+        "extensions": {"websocket.http.response": {}},
+    }
+    await app(scope, receive, send)
+    return sent
+
+
+def is_refused_for_now(sent: list[dict[str, Any]]) -> bool:
+    start = sent[0]
+    return (
+        start["type"] == "websocket.http.response.start"
+        and start["status"] == 503
+        and dict(start["headers"])[b"retry-after"].isdigit()
+    )
+
+
+async def test_nobody_is_let_in_while_it_drains(sqlite_url: str) -> None:
     app = app_for(CHAT_DATABASE_URL=sqlite_url)
     async with asyncio.timeout(LIMIT), app.router.lifespan_context(app):
+        assert not is_refused_for_now(await knock(app))
         await app.state.drain()
-        sent: list[dict[str, Any]] = []
+        assert is_refused_for_now(await knock(app))
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "websocket.connect"}
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+async def test_of_too_many_half_done_handshakes_the_rest_may_come_again(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_HANDSHAKES", 3)
+    app = app_for(CHAT_DATABASE_URL=sqlite_url)
+    async with asyncio.timeout(LIMIT), app.router.lifespan_context(app):
+        chat = app.state.services
+        asked, answered = asyncio.Semaphore(0), asyncio.Event()
 
-        scope = {
-            "type": "websocket",
-            "path": "/ws/chat/lobby/",
-            "headers": [(b"host", b"localhost")],
-            "query_string": b"",
-            "extensions": {"websocket.http.response": {}},
-        }
-        await app(scope, receive, send)
-    assert sent[0]["type"] == "websocket.http.response.start"
-    assert sent[0]["status"] == 503
-    assert dict(sent[0]["headers"])[b"retry-after"].isdigit()
+        async def identify(*_: Any) -> NoReturn:
+            asked.release()
+            await answered.wait()
+            raise Unauthenticated("Nobody.")
+
+        monkeypatch.setattr(chat.identities, "identify", identify)
+        waiting = [asyncio.create_task(knock(app)) for _ in range(3)]
+        for _ in waiting:
+            await asked.acquire()
+        assert is_refused_for_now(await knock(app))
+        answered.set()
+        for task in waiting:
+            assert (await task)[-1] == {
+                "type": "websocket.close",
+                "code": 4401,
+                "reason": "no valid session or token",
+            }
+        assert chat.handshakes == 0
+        assert not is_refused_for_now(await knock(app))

@@ -240,6 +240,6 @@ ROUTES = [
     Route("/session", session),
     Route("/tokens", tokens, methods=["POST"]),
     Route("/rooms", rooms),
-    Route("/rooms/{room:path}/messages", messages, methods=["GET", "POST"]),
+    Route("/rooms/{room:whole}/messages", messages, methods=["GET", "POST"]),
     Route("/direct", direct, methods=["POST"]),
 ]

@@ -20,6 +20,9 @@ from chat.settings import Settings
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER = "2"  # seconds; a restart takes less
+# Sockets that may be looked up at once. A crowd that comes back after a restart is some thousands;
+# those above this would wait for the database longer than it takes to come again.
+MAX_HANDSHAKES = 1_000
 DEFAULT_PORTS = {"80": "", "443": ""}
 FORM_PATHS = ("/login", "/logout")
 
@@ -69,8 +72,13 @@ class Guard:
         if (socket or form) and not origin_allowed(headers, self._settings):
             logger.warning("Origin %s refused", ", ".join(headers.getlist("origin"))[:200])
             return PlainTextResponse("This origin is not allowed.", 403)
-        if socket and scope["app"].state.services.draining:
-            return PlainTextResponse("The server restarts.", 503, {"Retry-After": RETRY_AFTER})
+        if socket:
+            chat = scope["app"].state.services
+            if chat.draining:
+                return PlainTextResponse("The server restarts.", 503, {"Retry-After": RETRY_AFTER})
+            if chat.handshakes >= MAX_HANDSHAKES:
+                logger.warning("Socket refused: %s handshakes are under way", chat.handshakes)
+                return PlainTextResponse("Too many at once.", 503, {"Retry-After": RETRY_AFTER})
         return None
 
     def _host_is_ours(self, headers: Headers) -> bool:

@@ -218,5 +218,5 @@ ROUTES = [
     Route("/login", login, methods=["GET"]),
     Route("/login", sign_in, methods=["POST"]),
     Route("/logout", sign_out, methods=["POST"]),
-    Route("/test-chat/{room:path}", test_chat),
+    Route("/test-chat/{room:whole}", test_chat),
 ]

@@ -41,7 +41,8 @@ async def on_wire_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WireError)
     if isinstance(error, Unavailable):
         cause = type(error.__cause__ or error).__name__
-        what = "Error saving message" if request.method == "POST" else "Error reading"
+        saving = request.method == "POST" and request.url.path.endswith("/messages")
+        what = "Error saving message" if saving else f"Error answering {request.url.path}"
         logger.error("%s: %s", what, cause)
     if _wants_page(request):
         return problem_page(request, error.status, error.detail)

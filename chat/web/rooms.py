@@ -30,13 +30,14 @@ from chat.web.services import Services
 MESSAGE_ID_BYTES = 12  # random bytes of an id that the server makes
 
 
-class AnyPath(PathConvertor):
-    """A path to its very end. Starlette's own stops at a newline, and its socket is then a 403."""
+class WholePath(PathConvertor):
+    """`{room:whole}`: a path to its very end. Starlette's `path` stops at a newline, and the
+    answer to a socket is then a bare 403."""
 
     regex = "(?s:.*)"
 
 
-register_url_convertor("path", AnyPath())
+register_url_convertor("whole", WholePath())
 
 
 async def admit(services: Services, identity: Identity, name: str) -> None:

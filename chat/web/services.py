@@ -30,6 +30,8 @@ class Services:
     # Open sockets by user id and by client address.
     by_user: Counter[int] = field(default_factory=Counter)
     by_address: Counter[str] = field(default_factory=Counter)
+    # Sockets whose identity, room and place in the log are being looked up.
+    handshakes: int = 0
     # Set while the process ends: no new socket is let in.
     draining: bool = False
 

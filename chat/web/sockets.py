@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from starlette.endpoints import WebSocketEndpoint
@@ -55,7 +56,8 @@ class RoomSocket(WebSocketEndpoint):
         await websocket.accept()
         self.room_name = websocket.path_params["room"].removesuffix("/")
         try:
-            await self.on_connect(websocket)
+            with self._handshake():
+                await self.on_connect(websocket)
         except Refused as refusal:
             await self._refuse(websocket, refusal)
         else:
@@ -113,6 +115,14 @@ class RoomSocket(WebSocketEndpoint):
         )
 
     # --- Coming in
+
+    @contextmanager
+    def _handshake(self) -> Iterator[None]:
+        self.services.handshakes += 1
+        try:
+            yield
+        finally:
+            self.services.handshakes -= 1
 
     def _check_limits(self, websocket: WebSocket, identity: Identity) -> None:
         settings, user, address = self.services.settings, identity.user, client_of(websocket)
