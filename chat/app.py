@@ -129,7 +129,9 @@ async def _healthz(request: Request) -> Response:
 
 async def _readyz(request: Request) -> Response:
     chat: Services = request.app.state.services
-    status, report = await readiness(chat.repository.database, chat.relay, request.app.state.tasks)
+    status, report = await readiness(
+        chat.repository.database, chat.relay, request.app.state.tasks, chat.hub
+    )
     return Response(
         msgspec.json.encode(report),
         status,

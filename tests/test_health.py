@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from chat.clock import rfc3339
+from chat.live.hub import Hub
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks
 from chat.log.database import Database
-from chat.ops.health import readiness
+from chat.log.repository import Repository
+from chat.ops.health import TICKER_PATIENCE, readiness
 from tests.relays import LIMIT, Node, until
 from tests.servers import PostgresServer, RedisServer
 
@@ -34,9 +37,16 @@ async def parts(database_url: str, relay_url: str) -> AsyncIterator[tuple[Databa
             await database.close()
 
 
+async def ready(
+    database: Database, relay: Relay, tasks: Tasks | None = None, hub: Hub | None = None
+) -> tuple[int, dict[str, Any]]:
+    hub = hub or Hub(Repository(database), relay, "node-a")
+    return await readiness(database, relay, tasks or Tasks(), hub)
+
+
 async def test_all_is_well(database_url: str, relay_url: str) -> None:
     async with parts(database_url, relay_url) as (database, relay):
-        status, report = await readiness(database, relay, Tasks())
+        status, report = await ready(database, relay)
     assert (status, report["status"]) == (200, "ok")
     assert {name: check["status"] for name, check in report["checks"].items()} == {
         "database": "ok",
@@ -52,7 +62,7 @@ async def test_a_lost_relay_degrades_only(sqlite_url: str, own_redis: RedisServe
         began = time.time()
         own_redis.stop()
         await until(lambda: relay.lost)
-        status, report = await readiness(database, relay, Tasks())
+        status, report = await ready(database, relay)
         assert (status, report["status"]) == (200, "degraded")
         check = report["checks"]["relay"]
         assert check["status"] == "lost"
@@ -64,20 +74,23 @@ async def test_a_lost_relay_degrades_only(sqlite_url: str, own_redis: RedisServe
         assert str(own_redis.port) not in json.dumps(report)
         own_redis.start()
         await until(lambda: not relay.lost)
-        assert (await readiness(database, relay, Tasks()))[1]["status"] == "ok"
+        assert (await ready(database, relay))[1]["status"] == "ok"
 
 
 async def test_without_the_database_nothing_can_be_done(own_postgres: PostgresServer) -> None:
     async with parts(own_postgres.url, "memory://") as (database, relay):
-        assert (await readiness(database, relay, Tasks()))[0] == 200
+        assert (await ready(database, relay))[0] == 200
         own_postgres.stop()
-        status, report = await readiness(database, relay, Tasks())
+        status, report = await ready(database, relay)
         assert (status, report["status"]) == (503, "unavailable")
-        assert report["checks"]["database"] == {"status": "unavailable"}
+        check = report["checks"]["database"]
+        assert check["reason"] == "it cannot be reached"
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", check["since"])
+        assert str(own_postgres.port) not in json.dumps(report)
         own_postgres.start()
 
         async def well() -> bool:
-            return (await readiness(database, relay, Tasks()))[0] == 200
+            return (await ready(database, relay))[0] == 200
 
         async with asyncio.timeout(LIMIT):
             while not await well():
@@ -91,12 +104,12 @@ async def test_a_database_that_hangs_does_not_hang_the_answer(
         own_postgres.freeze()
         try:
             async with asyncio.timeout(ANSWER_LIMIT):
-                answers = await asyncio.gather(
-                    *[readiness(database, relay, Tasks()) for _ in range(3)]
-                )
+                answers = await asyncio.gather(*[ready(database, relay) for _ in range(3)])
         finally:
             own_postgres.thaw()
         assert [status for status, _ in answers] == [503] * 3
+        reasons = {report["checks"]["database"]["reason"] for _, report in answers}
+        assert reasons == {"it does not answer in time"}
 
 
 async def test_a_relay_lost_as_well_changes_nothing_of_unavailable(
@@ -106,7 +119,7 @@ async def test_a_relay_lost_as_well_changes_nothing_of_unavailable(
         own_redis.stop()
         own_postgres.stop()
         await until(lambda: relay.lost)
-        status, report = await readiness(database, relay, Tasks())
+        status, report = await ready(database, relay)
         assert (status, report["status"]) == (503, "unavailable")
         assert report["checks"]["relay"]["status"] == "lost"
 
@@ -126,10 +139,39 @@ async def test_a_task_that_died_makes_the_process_unavailable(sqlite_url: str) -
         tasks.start("ticker", die_once)
         try:
             await until(lambda: starts == 2)
-            status, report = await readiness(database, relay, tasks)
+            status, report = await ready(database, relay, tasks)
         finally:
             await tasks.close()
     check: dict[str, Any] = report["checks"]["tasks"]
     assert (status, report["status"]) == (503, "unavailable")
     assert check == {"status": "unavailable", "failed": ["ticker"]}
     assert "secret" not in json.dumps(report)
+
+
+async def test_a_ticker_that_hangs_makes_the_process_unavailable(sqlite_url: str) -> None:
+    async with parts(sqlite_url, "memory://") as (database, relay):
+        hub = Hub(Repository(database), relay, "node-a")
+        assert (await ready(database, relay, hub=hub))[0] == 200  # it has not begun yet
+        ticking = asyncio.create_task(hub.tick())
+        await until(lambda: hub.ticked_at > 0)
+        assert (await ready(database, relay, hub=hub))[0] == 200
+        ticking.cancel()
+        hub.ticked_at -= TICKER_PATIENCE + 1
+        status, report = await ready(database, relay, hub=hub)
+    assert status == 503
+    assert report["checks"]["tasks"] == {"status": "unavailable", "failed": ["ticker"]}
+
+
+async def test_it_says_since_when_the_database_is_away(own_postgres: PostgresServer) -> None:
+    async with parts(own_postgres.url, "memory://") as (database, relay):
+        hub = Hub(Repository(database), relay, "node-a")
+        ticking = asyncio.create_task(hub.tick())
+        own_postgres.stop()
+        await until(lambda: hub.database_lost_since is not None)
+        _, report = await ready(database, relay, hub=hub)
+        assert hub.database_lost_since is not None
+        assert report["checks"]["database"]["since"] == rfc3339(hub.database_lost_since)
+        own_postgres.start()
+        await until(lambda: hub.database_lost_since is None)
+        assert (await ready(database, relay, hub=hub))[0] == 200
+        ticking.cancel()

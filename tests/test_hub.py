@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -338,18 +339,20 @@ async def test_a_database_that_is_away_is_said_once_and_ends_nobody(
     bells = Bells()
     async with node(database_url, bells, "node-a") as a, node(database_url, bells, "node-b") as b:
         guest = await b.join()
-        await until(lambda: b.hub.ticked_at is not None)
+        await until(lambda: b.hub.ticked_at > 0)
         caplog.clear()
         b.log.away = True
-        await until(lambda: b.hub.ticked_at is None)
+        await until(lambda: b.hub.database_lost_since is not None)
         await a.say("one")
         await looks(a, 5)
         assert guest.ended == []
         b.log.away = False
         await until(lambda: guest.seqs == [1])
-        assert b.hub.ticked_at is not None
+        assert b.hub.database_lost_since is None
     said = [one.getMessage() for one in caplog.records]
-    assert said == ["Database lost: OSError", "Database reached"]
+    assert said[0] == "Database lost: OSError"
+    assert re.fullmatch(r"Database restored after \d+\.\d s", said[1])
+    assert len(said) == 2
 
 
 # --- Opening
@@ -474,7 +477,7 @@ async def test_nothing_falls_between_subscribing_and_reading(
         await a.say("one")
         bells.confirming.clear()
         joining = asyncio.create_task(b.join(since=0))
-        await until(lambda: b.hub._opening != {})
+        await until(lambda: b.hub._opening.under_way)
         await a.say("two")
         bells.ring(*rung)
         bells.confirming.set()
@@ -627,7 +630,7 @@ async def test_closing_while_a_room_opens_leaves_no_task(database_url: str) -> N
     async with node(database_url, bells) as here:
         row = await here.log.make_room("lobby")
         opening = asyncio.create_task(here.hub.open(row))
-        await until(lambda: here.hub._opening != {})
+        await until(lambda: here.hub._opening.under_way)
         async with asyncio.timeout(LIMIT):
             await here.hub.close()
         await asyncio.wait([opening])
@@ -734,9 +737,9 @@ async def test_signing_out_while_the_database_was_away_is_found_when_it_is_back(
     async with node(database_url, bells, "node-a") as a, node(database_url, bells, "node-b") as b:
         maria = await signed_in(a, "maria")
         there = await join_as(b, maria)
-        await until(lambda: b.hub.ticked_at is not None)
+        await until(lambda: b.hub.ticked_at > 0)
         b.log.away = True
-        await until(lambda: b.hub.ticked_at is None)
+        await until(lambda: b.hub.database_lost_since is not None)
         await Users(a.log.database).sign_out(maria)
         await looks(a, 3)
         assert there.ended == []

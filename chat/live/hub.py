@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from chat.clock import now
 from chat.errors import Unavailable
+from chat.live.flights import Flights
 from chat.live.relay import Relay
 from chat.live.room import TAIL_LOAD, Member, Room
 from chat.live.tasks import stop
@@ -28,8 +30,6 @@ TEND = 5.0  # seconds between two looks at members that cannot be sent to
 BELL_PATIENCE = 0.25  # seconds that a bell may be later than the head it announces
 CONFIRM_LIMIT = 0.25  # seconds that joining waits for the relay's confirmation
 ROOM_LINGER = 30.0  # seconds that an empty room stays open: reloading a page is cheap
-# ms of revocations that the first look goes back: nobody is connected yet
-FRESH = 0
 # Bytes of one announcement. What is longer is left to the log: a huge one would only clog Redis.
 MAX_ANNOUNCEMENT = 512 * 1024
 
@@ -43,7 +43,7 @@ class Hub:
         self._rooms: dict[int, Room] = {}
         self._names: dict[str, Room] = {}
         # Rooms that are being opened: one flight for all that want in.
-        self._opening: dict[int, asyncio.Task[Room]] = {}
+        self._opening: Flights[int, Room] = Flights()
         # The task that drains a room's subscription, by room id.
         self._listening: dict[int, asyncio.Task[None]] = {}
         # All members of all rooms.
@@ -53,9 +53,12 @@ class Hub:
         self.deserted.set()
         # Heads that were ahead and whose bell did not come, while the relay seemed well.
         self.missed = 0
-        # When the ticker last reached the database (loop time); None: never, or not now.
-        self.ticked_at: float | None = None
-        self._clock = FRESH
+        # When the ticker last looked, or tried to (loop time): health finds one that hangs.
+        self.ticked_at = 0.0
+        # Since when its looks fail, in ms; None: they do not.
+        self.database_lost_since: int | None = None
+        # The database's clock at the last look, in ms: what was revoked before is dealt with.
+        self._clock = 0
 
     # --- For web/: entering, leaving, announcing
 
@@ -68,12 +71,7 @@ class Hub:
         room = self._rooms.get(row.id)
         if room is not None:
             return room
-        task = self._opening.get(row.id)
-        if task is None:
-            task = asyncio.create_task(self._open(row), name=f"open {row.name}")
-            self._opening[row.id] = task
-            task.add_done_callback(lambda _: self._opening.pop(row.id, None))
-        return await asyncio.shield(task)
+        return await self._opening.join(row.id, lambda: self._open(row))
 
     def enter(self, room: Room, member: Member) -> bool:
         """Make the member one of the room's; False where the room was closed meanwhile."""
@@ -119,15 +117,14 @@ class Hub:
         rooms, self._rooms = list(self._rooms.values()), {}
         for member in list(self.members):
             member.end(CloseCode.RESTART, "restart")
-        await stop([*self._opening.values(), *self._listening.values()])
+        await stop([*self._opening.under_way.values(), *self._listening.values()])
         for room in rooms:
             await room.close()
 
     # --- For the relay
 
     def on_gap(self, channel: str) -> None:
-        room = self._rooms.get(_room_id(channel))
-        if room is not None:
+        if room := self._rooms.get(_room_id(channel)):
             room.mend()
 
     def on_control(self, text: str) -> None:
@@ -215,19 +212,27 @@ class Hub:
 
     async def tick(self) -> None:
         """Look at the heads every TICK seconds, for ever."""
+        self.ticked_at = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(TICK)
             try:
                 await self._look()
             except Unavailable as error:
-                if self.ticked_at is not None:
+                if self.database_lost_since is None:
+                    self.database_lost_since = now()
                     logger.error("Database lost: %s", type(error.__cause__).__name__)
-                self.ticked_at = None
+                self.ticked_at = asyncio.get_running_loop().time()
                 continue
-            if self.ticked_at is None:
-                logger.info("Database reached")
+            if self.database_lost_since is not None:
+                away = (now() - self.database_lost_since) / 1000
+                logger.info("Database restored after %.1f s", away)
+                self.database_lost_since = None
             self.ticked_at = asyncio.get_running_loop().time()
             await self._close_empty()
+
+    def hangs(self, moment: float) -> bool:
+        """Tell whether the ticker began, but has not looked since this loop time."""
+        return 0 < self.ticked_at < moment
 
     async def tend(self) -> None:
         """Look for members that cannot be sent to, for ever."""

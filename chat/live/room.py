@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from chat.errors import Unavailable
+from chat.live.flights import Flights
 from chat.live.tail import Offer, Tail
 from chat.live.tasks import stop
 from chat.log import repository
@@ -83,7 +84,7 @@ class Room:
         # The newest seq seen behind a gap: the log holds it, unless the bell was another log's.
         self._announced = 0
         # Page reads in flight, by the seq they start after: a crowd that is behind reads once.
-        self._pages: dict[int, asyncio.Task[list[Entry]]] = {}
+        self._pages: Flights[int, list[Entry]] = Flights()
 
     def offer(self, epoch: str, entries: Sequence[Entry]) -> None:
         """Take an announcement, and wake the members if it brought something new."""
@@ -118,12 +119,7 @@ class Room:
 
     async def page_after(self, seq: int) -> list[Entry]:
         """Read the next page of the log; members at the same place share the query."""
-        task = self._pages.get(seq)
-        if task is None:
-            task = asyncio.create_task(self._log.read(self.id, seq, PAGE_MAX), name="page")
-            self._pages[seq] = task
-            task.add_done_callback(lambda _: self._pages.pop(seq, None))
-        return await asyncio.shield(task)
+        return await self._pages.join(seq, lambda: self._log.read(self.id, seq, PAGE_MAX))
 
     def mend(self, head: int | None = None) -> None:
         """Bring the tail up to the log; up to `head`, if given, it may come by itself yet."""
@@ -136,7 +132,7 @@ class Room:
 
     async def close(self) -> None:
         """Stop mending and reading."""
-        await stop([*self._pages.values(), *([self._mending] if self._mending else [])])
+        await stop([*self._pages.under_way.values(), *([self._mending] if self._mending else [])])
 
     def _ring(self) -> None:
         self._frames.clear()

@@ -102,10 +102,10 @@ class Database:
         # `databases` would end the path at a `#`; SQLAlchemy, which migrates, does not.
         path = quote(url.removeprefix("sqlite:///"), safe="/%")
         self._database = databases.Database(f"sqlite:///{path}" if self.sqlite else url, **options)
-        # SQLite: one connection that all reads share. Opening one costs more than a query.
+        # SQLite: one connection that all reads share. Opening one costs more than a query. It is
+        # of a Database of its own, since `databases` gives each task one connection.
+        self._reads = databases.Database(str(self._database.url), **options)
         self._reader: Connection | None = None
-        self._holder: asyncio.Task[None] | None = None
-        self._release = asyncio.Event()
 
     async def open(self) -> None:
         """Bring the tables up to date and connect; raise Unavailable where that fails."""
@@ -121,17 +121,15 @@ class Database:
                 "The database cannot be opened: a newer version of this program made its tables."
             ) from error
         if self.sqlite:
-            held = asyncio.get_running_loop().create_future()
-            self._holder = asyncio.create_task(self._hold(held), name="sqlite reader")
-            self._reader = await held
+            self._reader = await self._reads.connection().__aenter__()
 
     async def close(self) -> None:
         """Close all connections, within USE_LIMIT."""
-        self._release.set()
-        if self._holder is not None:
-            await asyncio.wait([self._holder], timeout=USE_LIMIT)
+        reader, self._reader = self._reader, None
         try:
             async with asyncio.timeout(USE_LIMIT):
+                if reader is not None:
+                    await reader.__aexit__()
                 await self._database.disconnect()
         except TimeoutError:
             backend: Any = self._database._backend
@@ -226,11 +224,6 @@ class Database:
                     with suppress(asyncpg.InterfaceError):
                         raw.terminate()
                 raise
-
-    async def _hold(self, held: asyncio.Future[Connection]) -> None:
-        async with self._database.connection() as connection:
-            held.set_result(connection)
-            await self._release.wait()
 
 
 def connection_lost(error: Unavailable) -> bool:

@@ -1,46 +1,55 @@
 """Whether this process can do its work: the answer of `/readyz`.
 
 `ok`: everything. `degraded`: messages are taken and delivered, but later than they should be.
-`unavailable`: the database is away, or a task of ours died. No addresses, no error texts.
+`unavailable`: the database is away, or a task of ours died or hangs. No addresses, no error texts.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from chat.clock import rfc3339
+from chat.clock import now, rfc3339
 from chat.errors import Unavailable
+from chat.live.hub import Hub
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks
 from chat.log.database import Database
 
 DATABASE_PATIENCE = 1.5  # seconds; the answer is due within two
+# Seconds since the ticker's last look. One may take five, and closes empty rooms besides.
+TICKER_PATIENCE = 15.0
 
 
-async def readiness(database: Database, relay: Relay, tasks: Tasks) -> tuple[int, dict[str, Any]]:
+async def readiness(
+    database: Database, relay: Relay, tasks: Tasks, hub: Hub
+) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and the report."""
-    reached = await _reached(database)
-    alive = not tasks.failed
+    checks = {
+        "database": await _database(database, hub),
+        "relay": _relay(relay),
+        "tasks": _tasks(tasks, hub),
+    }
     status = "ok"
     if relay.lost:
         status = "degraded"
-    if not reached or not alive:
+    if "unavailable" in (checks["database"]["status"], checks["tasks"]["status"]):
         status = "unavailable"
-    checks = {
-        "database": {"status": "ok" if reached else "unavailable"},
-        "relay": _relay(relay),
-        "tasks": {"status": "ok" if alive else "unavailable", "failed": sorted(tasks.failed)},
-    }
     return (503 if status == "unavailable" else 200), {"status": status, "checks": checks}
 
 
-async def _reached(database: Database) -> bool:
+async def _database(database: Database, hub: Hub) -> dict[str, Any]:
     try:
         async with database.connection(DATABASE_PATIENCE) as connection:
             await connection.fetch_one("SELECT 1")
-    except Unavailable:
-        return False
-    return True
+    except Unavailable as error:
+        late = isinstance(error.__cause__, TimeoutError)
+        return {
+            "status": "unavailable",
+            "since": rfc3339(hub.database_lost_since or now()),
+            "reason": "it does not answer in time" if late else "it cannot be reached",
+        }
+    return {"status": "ok"}
 
 
 def _relay(relay: Relay) -> dict[str, Any]:
@@ -53,3 +62,10 @@ def _relay(relay: Relay) -> dict[str, Any]:
         report["since"] = rfc3339(int(relay.lost_since * 1000))
         report["reason"] = relay.reason
     return report
+
+
+def _tasks(tasks: Tasks, hub: Hub) -> dict[str, Any]:
+    failed = set(tasks.failed)
+    if hub.hangs(asyncio.get_running_loop().time() - TICKER_PATIENCE):
+        failed.add("ticker")
+    return {"status": "unavailable" if failed else "ok", "failed": sorted(failed)}

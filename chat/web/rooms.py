@@ -59,13 +59,14 @@ async def admit(services: Services, identity: Identity, name: str) -> None:
 
 async def open_room(services: Services, identity: Identity, name: str) -> Room:
     """Return the room's row, made if new; raise RateLimited where one makes too many."""
-    found = await services.repository.find_room(name)
+    repository = services.repository
+    found = await services.found_rooms.join(name, lambda: repository.find_room(name))
     if found is not None:
         return found
     if not identity.by_backend:
         limits = services.limits
         await limits.take(limits.room, "room", str(identity.user.id))
-    return await services.repository.make_room(name)
+    return await repository.make_room(name)
 
 
 async def submit(

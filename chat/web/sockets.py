@@ -37,6 +37,7 @@ from chat.web.services import services
 
 logger = logging.getLogger(__name__)
 
+HANDSHAKE_LIMIT = 10.0  # seconds to look up who it is and where it may go
 CLOSE_PATIENCE = 2.0  # seconds that a peer has to answer our close frame
 INTEGER = re.compile(r"[0-9]{1,16}")
 
@@ -57,7 +58,11 @@ class RoomSocket(WebSocketEndpoint):
         self.room_name = websocket.path_params["room"].removesuffix("/")
         try:
             with self._handshake():
-                await self.on_connect(websocket)
+                async with asyncio.timeout(HANDSHAKE_LIMIT):
+                    await self.on_connect(websocket)
+        except TimeoutError:
+            logger.warning("Connection refused: looking it up took too long")
+            await self._refuse(websocket, Refused(CloseCode.TRY_LATER, "the database is slow"))
         except Refused as refusal:
             await self._refuse(websocket, refusal)
         else:
@@ -83,8 +88,10 @@ class RoomSocket(WebSocketEndpoint):
             await admit(self.services, identity, name)
             logger.info("User %s connecting to room %s", user, name)
             self._check_limits(websocket, identity)
-            row = await open_room(self.services, identity, name)
-            room = await self.services.hub.open(row)
+            room = self.services.hub.find(name)
+            if room is None:
+                row = await open_room(self.services, identity, name)
+                room = await self.services.hub.open(row)
         except NotFound as error:
             logger.warning("User %s refused: %s is not a room", user, name[:200])
             raise Refused(CloseCode.NOT_FOUND, error.detail) from error
