@@ -52,6 +52,8 @@ class WireError(ChatError):
         self.detail = detail
         # Seconds until trying again helps; None where it does not.
         self.retry_after = retry_after
+        # The id to repeat a message under, where the server made it.
+        self.message_id: str | None = None
 
 
 class BadJson(WireError):

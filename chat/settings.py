@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from chat.errors import SettingsError
 
@@ -20,6 +20,7 @@ MIN_SECRET = 16  # characters
 MAX_SESSION_HOURS = 24 * 3650
 RATE = re.compile(r"([1-9][0-9]{0,8})\s*/\s*(second|minute|hour|day)")
 COOKIE_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265: a token
+DATABASE_OPTIONS = {"ssl", "host"}  # what `databases` and SQLAlchemy both understand
 HOST_NAME = re.compile(r"\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 
 
@@ -31,12 +32,20 @@ def _optional(raw: str) -> str | None:
     return raw or None
 
 
+def _link(raw: str) -> str | None:
+    if raw and not raw.startswith(("https://", "http://", "/")):
+        raise ValueError("it must begin with https://, http:// or /")
+    return raw or None
+
+
 def _list(raw: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in raw.split(",") if part.strip())
 
 
 def _secrets(raw: str) -> tuple[str, ...]:
     keys = _list(raw)
+    if raw and not keys:
+        raise ValueError("it holds no key")
     if any(len(key) < MIN_SECRET for key in keys):
         raise ValueError(f"each key needs at least {MIN_SECRET} characters")
     return keys
@@ -110,10 +119,14 @@ def _url(*schemes: str) -> Callable[[str], str]:
             raise ValueError("the log must be in a file: in memory each connection has its own")
         if scheme not in ("sqlite", "memory"):
             try:
-                _ = urlsplit(raw).port
+                parts = urlsplit(raw)
+                _ = parts.port
             except ValueError:
                 # Python's own sentence would quote what may be half of a password.
                 raise ValueError("its port is not a number (is the password encoded?)") from None
+            keys = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+            if scheme == "postgresql" and not set(keys) <= DATABASE_OPTIONS:
+                raise ValueError("behind the ? it takes only ssl=… and host=… (a socket's folder)")
         return raw
 
     return parse
@@ -158,7 +171,7 @@ class Settings:
         "`guest`: people pick a free name; `off`: only cookies of another application, and tokens",
     )
     login_url: str | None = _setting(
-        "CHAT_LOGIN_URL", "", _optional, "where pages send people when `CHAT_SIGN_IN=off`"
+        "CHAT_LOGIN_URL", "", _link, "where pages send people when `CHAT_SIGN_IN=off`"
     )
     session_cookie: str = _setting(
         "CHAT_SESSION_COOKIE", "session", _text, "name of the session cookie"

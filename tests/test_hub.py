@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from chat.errors import Unavailable
-from chat.live import hub
+from chat.live import announcement, hub
 from chat.live.room import Room
 from chat.log.users import Session, Users
 from chat.protocol import PAGE_DEFAULT, CloseCode, Entry
@@ -152,7 +152,7 @@ async def test_a_gap_is_filled_from_the_log(database_url: str, no_ticker: None) 
 async def test_a_long_announcement_rings_without_its_text(
     database_url: str, no_ticker: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "MAX_ANNOUNCEMENT", 400)
+    monkeypatch.setattr(announcement, "MAX_ANNOUNCEMENT", 400)
     bells = Bells()
     async with node(database_url, bells, "node-a") as a, node(database_url, bells, "node-b") as b:
         guest, near = await b.join(), await a.join()

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from chat.clock import now
 from chat.errors import Unavailable
+from chat.live import announcement
 from chat.live.flights import Flights
 from chat.live.relay import Relay
 from chat.live.room import TAIL_LOAD, Member, Room
@@ -27,11 +29,10 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.5  # seconds between two looks at the heads
 TEND = 5.0  # seconds between two looks at members that cannot be sent to
+CLOCK_SKEW = 600_000  # ms that the database's clock may be behind ours, at the first look
 BELL_PATIENCE = 0.25  # seconds that a bell may be later than the head it announces
 CONFIRM_LIMIT = 0.25  # seconds that joining waits for the relay's confirmation
 ROOM_LINGER = 30.0  # seconds that an empty room stays open: reloading a page is cheap
-# Bytes of one announcement. What is longer is left to the log: a huge one would only clog Redis.
-MAX_ANNOUNCEMENT = 512 * 1024
 
 
 class Hub:
@@ -44,8 +45,11 @@ class Hub:
         self._names: dict[str, Room] = {}
         # Rooms that are being opened: one flight for all that want in.
         self._opening: Flights[int, Room] = Flights()
+        self._rung: set[int] = set()  # of those, whose bell rang since they were read
         # The task that drains a room's subscription, by room id.
         self._listening: dict[int, asyncio.Task[None]] = {}
+        # Rooms that were dropped, until their tasks have ended.
+        self._closing: set[asyncio.Task[None]] = set()
         # All members of all rooms.
         self.members: set[Member] = set()
         # Set while there is none.
@@ -58,7 +62,7 @@ class Hub:
         # Since when its looks fail, in ms; None: they do not.
         self.database_lost_since: int | None = None
         # The database's clock at the last look, in ms: what was revoked before is dealt with.
-        self._clock = 0
+        self._clock = now() - CLOCK_SKEW
 
     # --- For web/: entering, leaving, announcing
 
@@ -92,15 +96,10 @@ class Hub:
 
     def announce(self, room_id: int, epoch: str, entries: list[Entry]) -> None:
         """Ring the bell for what was just committed: here directly, elsewhere over the relay."""
-        room = self._rooms.get(room_id)
+        room = self._ringing(room_id)
         if room is not None:
             room.offer(epoch, entries)
-        if sum(one.size for one in entries) <= MAX_ANNOUNCEMENT:
-            head = f"{self._process} {epoch} {entries[0].seq}"
-            text = "\n".join([head, *[one.json for one in entries]])
-        else:
-            text = f"{self._process} {epoch} {entries[-1].seq}"
-        self._relay.publish(_channel(room_id), text)
+        self._relay.publish(_channel(room_id), announcement.write(self._process, epoch, entries))
 
     def revoke(self, sid: str) -> None:
         """End the open sockets of a session that was signed out, on every node."""
@@ -117,14 +116,15 @@ class Hub:
         rooms, self._rooms = list(self._rooms.values()), {}
         for member in list(self.members):
             member.end(CloseCode.RESTART, "restart")
-        await stop([*self._opening.under_way.values(), *self._listening.values()])
+        await stop([*self._opening.under_way.values(), *self._listening.values(), *self._closing])
         for room in rooms:
             await room.close()
 
     # --- For the relay
 
     def on_gap(self, channel: str) -> None:
-        if room := self._rooms.get(_room_id(channel)):
+        room = self._ringing(_room_id(channel))
+        if room is not None:
             room.mend()
 
     def on_control(self, text: str) -> None:
@@ -150,16 +150,26 @@ class Hub:
         self._listening[room.id] = task
         task.add_done_callback(lambda done: self._deaf(room, done))
         room.empty_since = asyncio.get_running_loop().time()
+        if room.id in self._rung:
+            self._rung.discard(room.id)
+            room.mend()
+        return room
+
+    def _ringing(self, room_id: int) -> Room | None:
+        """Return the room that a bell is for; one that is being opened will look again."""
+        room = self._rooms.get(room_id)
+        if room is None and room_id in self._opening.under_way:
+            self._rung.add(room_id)
         return room
 
     async def _listen(self, row: repository.Room, ready: asyncio.Future[Room]) -> None:
         channel = _channel(row.id)
         async with self._relay.listen(channel) as bells:
-            try:
+            with suppress(TimeoutError):  # the confirmation is a gap report when it comes
                 async with asyncio.timeout(CONFIRM_LIMIT):
                     await self._relay.confirmed(channel)
-            except TimeoutError:
-                pass  # the confirmation is a gap report when it comes
+                    await asyncio.sleep(0)  # its gap report comes now
+            self._rung.discard(row.id)  # what rang until here is read now
             entries = await self._log.read_before(row.id, None, TAIL_LOAD)
             fresh = await self._log.find_room(row.name)
             if fresh is None or fresh.id != row.id:
@@ -173,21 +183,13 @@ class Hub:
                 self._hear(room, text)
 
     def _hear(self, room: Room, text: str) -> None:
-        if text.startswith(self._process):
+        said = announcement.read(text, self._process)
+        if said is None:
             return
-        head, *lines = text.split("\n")
-        _, epoch, seq = head.split(" ")
-        if not lines and epoch == room.epoch:
-            room.mend(int(seq))
-            return
-        first = int(seq)
-        room.offer(
-            epoch,
-            [
-                Entry(first + place, line, len(line) if line.isascii() else len(line.encode()))
-                for place, line in enumerate(lines)
-            ],
-        )
+        if not said.entries and said.epoch == room.epoch:
+            room.mend(said.last)
+        else:
+            room.offer(said.epoch, said.entries)
 
     def _deaf(self, room: Room, listening: asyncio.Task[None]) -> None:
         """A room's listening ended: on purpose if the room is closed, else its members leave."""
@@ -198,15 +200,15 @@ class Hub:
             )
             self._drop(room, CloseCode.RESTART, "the room starts afresh")
 
-    def _drop(self, room: Room, code: CloseCode, reason: str) -> asyncio.Task[None] | None:
+    def _drop(self, room: Room, code: CloseCode, reason: str) -> None:
         self._rooms.pop(room.id, None)
         self._names.pop(room.name, None)
         for member in room.members:
             member.end(code, reason)
-        task = self._listening.pop(room.id, None)
-        if task is not None:
-            task.cancel()
-        return task
+        listening = self._listening.pop(room.id)
+        closing = asyncio.create_task(_end(room, listening), name=f"close {room.name}")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     # --- The ticker
 
@@ -228,7 +230,7 @@ class Hub:
                 logger.info("Database restored after %.1f s", away)
                 self.database_lost_since = None
             self.ticked_at = asyncio.get_running_loop().time()
-            await self._close_empty()
+            self._close_empty()
 
     def hangs(self, moment: float) -> bool:
         """Tell whether the ticker began, but has not looked since this loop time."""
@@ -273,23 +275,21 @@ class Hub:
                 self.missed += not self._relay.lost
                 room.mend()
 
-    async def _close_empty(self) -> None:
+    def _close_empty(self) -> None:
         before = asyncio.get_running_loop().time() - ROOM_LINGER
         for room in list(self._rooms.values()):
-            # It may have been dropped, and opened again, while another one was closed.
-            known = self._rooms.get(room.id) is room
-            if known and not room.members and room.empty_since < before:
-                task = self._drop(room, CloseCode.NORMAL, "")
-                await room.close()
-                if task is not None:
-                    await stop([task])
+            if not room.members and room.empty_since < before:
+                self._drop(room, CloseCode.NORMAL, "")
 
     def _end_revoked(self, sids: set[str], users: set[int]) -> None:
-        if not sids and not users:
-            return
-        for member in list(self.members):
+        for member in list(self.members) if sids or users else []:
             if member.sid in sids or member.user_id in users:
                 member.end(CloseCode.UNAUTHENTICATED, "signed out")
+
+
+async def _end(room: Room, listening: asyncio.Task[None]) -> None:
+    await stop([listening])
+    await room.close()
 
 
 def _channel(room_id: int) -> str:

@@ -95,7 +95,7 @@ class SupervisedRedis(RedisBackend):
     async def connect(self) -> None:
         """Start supervising; wait for Redis' first word, OPEN_SECONDS at most."""
         self.lost_since, self._lost_at = time.time(), time.monotonic()
-        self._supervisor = asyncio.create_task(self._supervise(), name="relay supervisor")
+        self._begin()
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._verdict.wait()
@@ -105,6 +105,16 @@ class SupervisedRedis(RedisBackend):
             # Nobody will close what was never opened.
             await self.disconnect()
             raise
+
+    def _begin(self) -> None:
+        self._supervisor = asyncio.create_task(self._supervise(), name="relay supervisor")
+        self._supervisor.add_done_callback(lambda _: self._supervisor_ended())
+
+    def _supervisor_ended(self) -> None:
+        if not self._closing:
+            logger.error("The relay's supervisor was ended by somebody else and starts again")
+            self._lose("its supervisor ended")
+            self._begin()
 
     async def disconnect(self) -> None:
         """End all tasks and connections, in about a second at most."""

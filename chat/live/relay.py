@@ -182,8 +182,24 @@ class Doorbell(Broadcast):
         # Characters that wait in all subscribers' queues.
         self.held = 0
 
+    async def connect(self) -> None:
+        """Connect, and see to it that somebody listens."""
+        await super().connect()
+        self._closing = False
+        self._listener_task.add_done_callback(lambda _: self._listener_ended())
+
+    def _listener_ended(self) -> None:
+        if self._closing:
+            return
+        logger.error("The relay's listener was ended by somebody else and starts again")
+        self._listener_task = asyncio.create_task(self._listener(), name="relay listener")
+        self._listener_task.add_done_callback(lambda _: self._listener_ended())
+        for channel in list(self._subscribers):
+            self._on_gap(channel)
+
     async def disconnect(self) -> None:
         """End the listener and the backend, and tell the subscribers that there is no more."""
+        self._closing = True
         await stop([self._listener_task])
         await self._backend.disconnect()
         for queues in self._subscribers.values():

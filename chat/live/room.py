@@ -32,7 +32,7 @@ GAP_PATIENCE = 0.03
 # Seconds between two looks at a log that could not be read.
 RETRY_PAUSE = 0.5
 # Frames kept to be shared: the crowd at the head, and a few that are catching up.
-MAX_FRAMES = 16
+MAX_FRAMES = 4
 TAIL_LOAD = PAGE_MAX  # messages read when a room opens: more than newcomers are sent
 
 
@@ -121,6 +121,17 @@ class Room:
         """Read the next page of the log; members at the same place share the query."""
         return await self._pages.join(seq, lambda: self._log.read(self.id, seq, PAGE_MAX))
 
+    async def reach(self, seq: int) -> None:
+        """Bring the tail up to `seq`, if the log has it; raise Unavailable.
+
+        A client that comes from another process may have seen more than this one has heard of.
+        """
+        while self.tail.last < seq:
+            page = await self.page_after(self.tail.last)
+            self._take(page)
+            if not page:
+                return
+
     def mend(self, head: int | None = None) -> None:
         """Bring the tail up to the log; up to `head`, if given, it may come by itself yet."""
         if head is None:
@@ -151,13 +162,17 @@ class Room:
                 self._doubt = True
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
-            if not page:
-                self._announced = self.tail.last
-            elif page[0].seq > self.tail.last + 1:
-                # Trimmed, all that lay between: members who miss it start afresh (`Reset`).
-                self.first_seq = page[0].seq
-                self.tail = Tail(page[-1].seq, page)
-                self._ring()
-            else:
-                self.offer(self.epoch, page)
+            self._take(page)
             self._doubt = self._doubt or len(page) == PAGE_MAX
+
+    def _take(self, page: list[Entry]) -> None:
+        """Continue the tail with a page of the log that was read after its last message."""
+        if not page:
+            self._announced = self.tail.last
+        elif page[0].seq > self.tail.last + 1:
+            # Trimmed, all that lay between: members who miss it start afresh (`Reset`).
+            self.first_seq = page[0].seq
+            self.tail = Tail(page[-1].seq, page)
+            self._ring()
+        else:
+            self.offer(self.epoch, page)

@@ -28,12 +28,22 @@ class Tasks:
 
     def start(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `run()` for ever, again and again if need be."""
-        self._tasks.append(asyncio.create_task(self._watch(name, run), name=name))
+        task = asyncio.create_task(self._watch(name, run), name=name)
+        self._tasks.append(task)
+        task.add_done_callback(lambda _: self._ended(name, run))
 
     async def close(self) -> None:
         """Cancel all tasks, the newest first, and wait for them."""
         self._closing = True
         await stop(reversed(self._tasks))
+
+    def _ended(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if not self._closing:
+            # Only a cancel gets this far, and only we may send one.
+            logger.error("Task %s was cancelled by somebody else; it is started again", name)
+            self.failed.add(name)
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self.start(name, run)
 
     async def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         this = asyncio.current_task()

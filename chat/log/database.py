@@ -66,6 +66,12 @@ class DurableConnection(sqlite3.Connection):
         self.execute("PRAGMA synchronous=FULL")
 
 
+async def _prepare(connection: asyncpg.Connection[Any]) -> None:
+    """Prefer indexes: plans are kept as long as a connection, and one that was made for an empty
+    table must not read all of it when it is full."""
+    await connection.execute("SET enable_seqscan = off")
+
+
 async def _keep(connection: asyncpg.Connection[Any]) -> None:
     """Reset nothing when a connection goes back: we leave no state, and a dead server hangs."""
 
@@ -94,9 +100,8 @@ class Database:
                 "timeout": CONNECT_LIMIT,
                 "command_timeout": USE_LIMIT,
                 "reset": _keep,
-                # Plans are kept as long as a connection: one made for an empty table must not
-                # read all of it when it is full. Each query of ours has its index.
-                "server_settings": {"application_name": "tertulia", "enable_seqscan": "off"},
+                "init": _prepare,
+                "server_settings": {"application_name": "tertulia"},
             }
         )
         # `databases` would end the path at a `#`; SQLAlchemy, which migrates, does not.
@@ -205,6 +210,19 @@ class Database:
             # A Record of `databases` iterates over its keys.
             records: list[Any] = list(await connection.fetch_all(sql, values))
             return [tuple(record.values()) for record in records]
+
+    async def change(self, sql: str, values: dict[str, Any] | None = None) -> list[Row]:
+        """Run one statement that writes, and return its rows; raise Unavailable.
+
+        On SQLite it has a connection of its own: one that waits for its turn must not hold up
+        all who read.
+        """
+        try:
+            async with asyncio.timeout(USE_LIMIT), self._lend() as connection:
+                records: list[Any] = list(await connection.fetch_all(sql, values))
+                return [tuple(record.values()) for record in records]
+        except FAULTS as error:
+            raise Unavailable from error
 
     async def row(self, sql: str, values: dict[str, Any] | None = None) -> Row | None:
         """Run one statement and return its first row or None; raise Unavailable."""

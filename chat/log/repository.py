@@ -77,7 +77,7 @@ class Repository:
     async def make_room(self, name: str) -> Room:
         """Return the room of this name, made if new."""
         pair = direct_pair(name) or (None, None)
-        await self.database.row(
+        await self.database.change(
             "INSERT INTO rooms (name, epoch, created_at, low_user, high_user)"
             " VALUES (:name, :epoch, :at, :low, :high) ON CONFLICT DO NOTHING RETURNING id",
             {

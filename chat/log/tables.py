@@ -42,6 +42,7 @@ users = Table(
     Column("kind", Text, nullable=False),  # guest or site
     Column("created_at", BigInteger, nullable=False),
     Column("disabled_at", BigInteger),
+    Index("users_disabled_at", "disabled_at"),
     sqlite_autoincrement=True,
 )
 

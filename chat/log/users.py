@@ -90,7 +90,7 @@ class Users:
 
     async def open_session(self, user: User, hours: int) -> Session:
         session = Session(secrets.token_urlsafe(SID_BYTES), now(), now() + hours * 3_600_000, user)
-        await self.database.row(
+        await self.database.change(
             "INSERT INTO sessions (sid, user_id, created_at, expires_at)"
             " VALUES (:sid, :user, :at, :end) RETURNING sid",
             {
@@ -115,7 +115,7 @@ class Users:
 
     async def renew(self, session: Session, hours: int) -> None:
         """Let the session last for its whole life again, from now."""
-        await self.database.row(
+        await self.database.change(
             "UPDATE sessions SET created_at = :at, expires_at = :end"
             " WHERE sid = :sid AND revoked_at IS NULL RETURNING sid",
             {"sid": session.sid, "at": now(), "end": now() + hours * 3_600_000},
@@ -138,12 +138,12 @@ class Users:
 
     async def _make(self, name: str, kind: str) -> User | None:
         """Return the new user, or None where another one took the name first."""
-        row = await self.database.row(
+        rows = await self.database.change(
             "INSERT INTO users (name, name_key, kind, created_at)"
             " VALUES (:name, :key, :kind, :at) ON CONFLICT DO NOTHING RETURNING id",
             {"name": name, "key": key_of(name), "kind": kind, "at": now()},
         )
-        return User(row[0], name, kind, None) if row else None
+        return User(rows[0][0], name, kind, None) if rows else None
 
     async def _signed_in(self, user_id: int) -> bool:
         row = await self.database.row(
@@ -162,13 +162,13 @@ class Users:
         return row is not None or await self._signed_in(guest.id)
 
     async def _free(self, user_id: int) -> None:
-        await self.database.row(
+        await self.database.change(
             "UPDATE users SET name_key = NULL WHERE id = :id AND kind = 'guest' RETURNING id",
             {"id": user_id},
         )
 
     async def _revoke(self, where: str, one: Any) -> None:
-        await self.database.rows(
+        await self.database.change(
             f"UPDATE sessions SET revoked_at = {self.database.clock}"
             f" WHERE {where} AND revoked_at IS NULL RETURNING sid",
             {"one": one},
@@ -181,7 +181,7 @@ class Users:
             name = guest.name[: MAX_NAME - len(tail)].rstrip() + tail
             if await self._named(name) is None:
                 # No row: it has given the name up already, or another node took it from it.
-                await self.database.row(
+                await self.database.change(
                     "UPDATE users SET name = :name, name_key = :key"
                     " WHERE id = :id AND name_key = :old RETURNING id",
                     {

@@ -5,6 +5,7 @@ Errors are raised as WireErrors and answered by `web/problems.py`.
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Annotated, Any, TypeVar
 
@@ -16,11 +17,13 @@ from starlette.routing import Route
 
 from chat.clock import rfc3339
 from chat.errors import (
+    UNAVAILABLE_RETRY_AFTER,
     BadFrame,
     BadJson,
     Forbidden,
     NotFound,
     Unauthenticated,
+    Unavailable,
     WireError,
 )
 from chat.log.repository import Room
@@ -39,8 +42,10 @@ from chat.protocol import (
 )
 from chat.web.guard import origin_allowed
 from chat.web.identity import MAX_TOKEN_TTL, Identity
-from chat.web.rooms import admit, open_room, submit
+from chat.web.rooms import admit, new_id, submit
 from chat.web.services import Services, services
+
+logger = logging.getLogger(__name__)
 
 ROOMS_PAGE = 200  # rooms in one answer
 MAX_BODY = MAX_CLIENT_FRAME  # bytes
@@ -154,10 +159,17 @@ async def post_message(request: Request) -> Response:
     identity = await who(request)
     chat, name = services(request), request.path_params["room"]
     await admit(chat, identity, name)
-    draft = await body(request, Post)
-    room = await open_room(chat, identity, name)
-    message_id, future = await submit(chat, identity, room, draft)
-    stored = await future
+    post = await body(request, Post)
+    if post.id is None:
+        post = msgspec.structs.replace(post, id=new_id())
+    try:
+        message_id, future = await submit(chat, identity, name, None, post)
+        stored = await future
+    except Unavailable as error:
+        # An error of its own: that of the writer is shared by its whole batch.
+        mine = Unavailable(error.detail, retry_after=error.retry_after or UNAVAILABLE_RETRY_AFTER)
+        mine.message_id = post.id
+        raise mine from error.__cause__
     ack = Ack(message_id, stored.seq, rfc3339(stored.sent_at), stored.duplicate)
     fields = msgspec.structs.asdict(ack)
     return answer(fields, 200 if stored.duplicate else 201)
@@ -187,6 +199,7 @@ async def who(request: Request) -> Identity:
     identity = await chat.identities.identify(request)
     guarded = identity.by_cookie and request.method not in SAFE_METHODS
     if guarded and not origin_allowed(request.headers, chat.settings):
+        logger.warning("Origin %s refused", ", ".join(request.headers.getlist("origin"))[:200])
         raise Forbidden("This origin is not allowed.")
     return identity
 
@@ -209,7 +222,7 @@ async def body(request: Request, kind: type[T]) -> T:
         if len(raw) > MAX_BODY:
             raise TooLarge(f"The body has more than {MAX_BODY} bytes.")
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return msgspec.json.decode(raw.decode(), type=kind)
     except msgspec.ValidationError as error:
         check_object(bytes(raw))
         raise BadFrame(explain(str(error))) from error

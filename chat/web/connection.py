@@ -7,9 +7,11 @@ matter of `delivery.py`. Errors become frames here, and close codes in `sockets.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 
+import msgspec
 from msgspec import UNSET
 
 from chat.clock import now, rfc3339
@@ -18,6 +20,7 @@ from chat.errors import (
     BadJson,
     ChatError,
     Forbidden,
+    RateLimited,
     Refused,
     Unauthenticated,
     Unavailable,
@@ -44,7 +47,7 @@ from chat.protocol import (
 )
 from chat.web.delivery import Delivery, Transmit
 from chat.web.identity import Identity
-from chat.web.rooms import submit
+from chat.web.rooms import new_id, submit
 from chat.web.services import Services
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,9 @@ logger = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 32
 FAULTS_ALLOWED = 10  # bad frames …
 FAULTS_WINDOW = 10.0  # … in so many seconds; one more ends the connection
+
+# Tells the connections of this process apart.
+_numbers = itertools.count(1)
 
 
 class Connection:
@@ -83,7 +89,7 @@ class Connection:
         self._expiry: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         # Key of this connection's own window of frames.
-        self._key = str(id(self))
+        self._key = str(next(_numbers))
 
     @property
     def code(self) -> CloseCode | None:
@@ -100,9 +106,7 @@ class Connection:
         self._paused = True
 
     def release(self) -> None:
-        """Let go of timers and windows; the connection is over."""
-        limits = self.services.limits
-        limits.forget(limits.frame, "frame", self._key)
+        """Let go of timers; the connection is over."""
         if self._expiry is not None:
             self._expiry.cancel()
         if self._renewing is not None:
@@ -152,17 +156,24 @@ class Connection:
             self._reply_error(error, message_id)
             self._count_fault()
         except WireError as error:
-            self._log_refused_send(error)
             self._reply_error(error, message_id)
 
     async def _send(self, frame: Send) -> None:
+        room = self.cursor.room
+        if frame.id is None:
+            # Made here, so that `unavailable` can name it for the repeat.
+            frame = msgspec.structs.replace(frame, id=new_id())
+        message_id = str(frame.id)
         try:
-            message_id, stored = await submit(self.services, self.identity, self.cursor.room, frame)
-        except (BadFrame, Unavailable):
+            _, stored = await submit(self.services, self.identity, room.name, room.id, frame)
+        except Unavailable as error:
+            self._not_confirmed(error, message_id)
+            return
+        except (BadFrame, RateLimited):
             raise
-        except WireError as error:
-            if error.code != "rate_limited":
-                self._count_frame()
+        except WireError:
+            # Nothing came of it, so the send rate did not count it.
+            self._count_frame()
             raise
         self._in_flight += 1
         self._gate()
@@ -177,11 +188,14 @@ class Connection:
             where = done.result()
             ack = Ack(message_id, where.seq, rfc3339(where.sent_at), where.duplicate)
             self._answer_with(encode(ack))
+        elif isinstance(error, Unavailable):
+            self._not_confirmed(error, message_id)
         elif isinstance(error, WireError):
-            if isinstance(error, Unavailable):
-                cause = type(error.__cause__ or error).__name__
-                logger.error("Error saving message: %s", cause)
             self._reply_error(error, message_id)
+
+    def _not_confirmed(self, error: Unavailable, message_id: str) -> None:
+        logger.error("Error saving message: %s", type(error.__cause__ or error).__name__)
+        self._reply_error(error, message_id)
 
     async def _history(self, frame: History) -> None:
         room = self.cursor.room
@@ -213,12 +227,6 @@ class Connection:
         self._faults = [one for one in self._faults if moment - one < FAULTS_WINDOW] + [moment]
         if len(self._faults) > FAULTS_ALLOWED:
             raise Refused(CloseCode.POLICY, "too many bad frames")
-
-    def _log_refused_send(self, error: WireError) -> None:
-        if error.code == "missing_receiver":
-            logger.error("Missing receiver_id in message")
-        elif error.code == "unknown_receiver":
-            logger.error("Receiver %s does not exist", error.detail.split()[-1].rstrip("."))
 
     def _reply_error(self, error: WireError, message_id: str | None) -> None:
         frame = Error(

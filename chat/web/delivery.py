@@ -101,6 +101,7 @@ class Delivery:
             elif not self._outbox:
                 # Whatever came since the bell was cleared has set it again.
                 await self._bell.wait()
+        await self._send_answers()  # what was decided before the end is still said
         await self._close(*self.ending)
 
     async def _send_answers(self) -> None:

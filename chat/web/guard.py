@@ -90,7 +90,9 @@ class Guard:
         if not self._proxies or not self._trusted((scope.get("client") or ("",))[0]):
             return
         headers = Headers(scope=scope)
-        chain = [part.strip() for part in headers.get("x-forwarded-for", "").split(",")]
+        # Some proxies add to the header, some add a header: together they are one list.
+        forwarded = ",".join(headers.getlist("x-forwarded-for"))
+        chain = [part.strip() for part in forwarded.split(",")]
         # From the right: each trusted proxy vouches for the one before it.
         for address in reversed(chain):
             if not _is_address(address):
@@ -98,7 +100,7 @@ class Guard:
             scope["client"] = (address, 0)
             if not self._trusted(address):
                 break
-        proto = headers.get("x-forwarded-proto", "").split(",")[-1].strip().lower()
+        proto = ",".join(headers.getlist("x-forwarded-proto")).split(",")[-1].strip().lower()
         if proto in ("http", "https"):
             secure = {"http": ("http", "ws"), "https": ("https", "wss")}[proto]
             scope["scheme"] = secure[scope["type"] == "websocket"]
@@ -107,6 +109,8 @@ class Guard:
         if not _is_address(address):
             return False
         parsed = ipaddress.ip_address(address)
+        # A socket for both families tells IPv4 peers as ::ffff:127.0.0.1.
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._proxies)
 
 

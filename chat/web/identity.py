@@ -115,7 +115,7 @@ class Identities:
         user = await self._users.find(payload["user"])
         if user is None or user.disabled_at is not None:
             raise Unauthenticated("The token's user may not enter.")
-        return Identity(user, expires_at=expires_at, room=payload["room"])
+        return Identity(user, expires_at=expires_at, room=payload.get("room"))
 
     async def renewed(self, identity: Identity) -> Identity | None:
         """Look again at a session that seems to run out: a page may have renewed it."""
@@ -140,8 +140,8 @@ class Identities:
         if not raw:
             raise Unauthenticated("A backend names the user it acts for in the header Chat-User.")
         try:
-            user = await self._users.site_user(unquote(raw, errors="strict"))
-        except (NameRefused, UnicodeDecodeError) as error:
+            user = await self._users.site_user(unquote(_ascii(raw), errors="strict"))
+        except (NameRefused, UnicodeError) as error:
             raise Unauthenticated("The name in the header Chat-User is not valid.") from error
         if user.disabled_at is not None:
             raise Unauthenticated("This user may not enter.")
@@ -170,6 +170,11 @@ class Identities:
         cookie = connection.cookies[self._settings.session_cookie]
         _, made = self._cookies.unsign(cookie, return_timestamp=True)
         return int(made.timestamp() + self._settings.session_hours * 3600) * 1000
+
+
+def _ascii(raw: str) -> str:
+    """Return the header if it is percent-encoded; raw UTF-8 in it would be read as Latin-1."""
+    return raw.encode("ascii").decode()
 
 
 def bearer_of(connection: HTTPConnection) -> str | None:

@@ -16,12 +16,11 @@ from typing import Any
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter as SharedWindow
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter as LocalWindow
 from redis.exceptions import RedisError
 
 from chat.errors import RateLimited
 from chat.settings import Settings
+from chat.web.windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,8 @@ class Limits:
         self.sign_in = _rate(settings.sign_in_rate)
         self.room = _rate(settings.room_rate)
         self._relay_lost = relay_lost
-        self._local = LocalWindow(MemoryStorage())
+        # By what is limited.
+        self._local: dict[str, Windows] = {}
         self._storage: RedisStorage | None = None
         self._shared: SharedWindow | None = None
         if settings.relay_url != "memory://":
@@ -57,21 +57,21 @@ class Limits:
                     if await self._shared.hit(rate, what, who):
                         return
                     stats = await self._shared.get_window_stats(rate, what, who)
-                raise _refusal(rate, stats.reset_time)
+                raise _refusal(rate, stats.reset_time - time.time())
             except (RedisError, TimeoutError, OSError) as error:
                 logger.debug("Limits are kept in memory for now: %s", type(error).__name__)
         self.take_local(rate, what, who)
 
     def take_local(self, rate: RateLimitItem | None, what: str, who: str) -> None:
         """Count one use in this process only; raise RateLimited where it is one too many."""
-        if rate is None or self._local.hit(rate, what, who):
+        if rate is None:
             return
-        raise _refusal(rate, self._local.get_window_stats(rate, what, who).reset_time)
-
-    def forget(self, rate: RateLimitItem | None, what: str, who: str) -> None:
-        """Drop the window of one who is gone: the storage would keep its key for ever."""
-        if rate is not None:
-            self._local.clear(rate, what, who)
+        windows = self._local.get(what)
+        if windows is None:
+            windows = self._local[what] = Windows(rate.amount, rate.get_expiry())
+        wait = windows.take(who)
+        if wait:
+            raise _refusal(rate, wait)
 
     async def close(self) -> None:
         if self._storage is not None:
@@ -83,8 +83,8 @@ def _rate(text: str | None) -> RateLimitItem | None:
     return parse(text) if text else None
 
 
-def _refusal(rate: RateLimitItem, reset_time: float) -> RateLimited:
-    wait = max(SHORTEST_WAIT, round(reset_time - time.time(), 1))
+def _refusal(rate: RateLimitItem, wait: float) -> RateLimited:
+    wait = max(SHORTEST_WAIT, math.ceil(wait * 10) / 10)
     return RateLimited(
         f"That was too often: at most {rate.amount} per {_window(rate)}. "
         f"Try again in {math.ceil(wait)} s.",

@@ -171,7 +171,9 @@ async def _form(request: Request) -> dict[str, str]:
         if len(raw) > MAX_FORM:
             return {}
     try:
-        fields = parse_qs(raw.decode("ascii"), keep_blank_values=True, max_num_fields=10)
+        fields = parse_qs(
+            raw.decode("ascii"), keep_blank_values=True, max_num_fields=10, errors="strict"
+        )
     except ValueError:
         return {}
     return {name: values[0] for name, values in fields.items()}

@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def problem(status: int, code: str, detail: str, *, retry_after: float | None = None) -> Response:
+def problem(
+    status: int, code: str, detail: str, *, retry_after: float | None = None, **more: str
+) -> Response:
     """Return the answer; `retry_after` in seconds becomes the header, rounded up."""
     body = {
         "type": "about:blank",
@@ -28,8 +30,11 @@ def problem(status: int, code: str, detail: str, *, retry_after: float | None = 
         "status": status,
         "detail": detail,
         "code": code,
+        **more,
     }
-    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    headers = {"Cache-Control": "no-store"}
+    if retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(retry_after))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(
@@ -46,7 +51,8 @@ async def on_wire_error(request: Request, error: Exception) -> Response:
         logger.error("%s: %s", what, cause)
     if _wants_page(request):
         return problem_page(request, error.status, error.detail)
-    return problem(error.status, error.code, error.detail, retry_after=error.retry_after)
+    more = {} if error.message_id is None else {"id": error.message_id}
+    return problem(error.status, error.code, error.detail, retry_after=error.retry_after, **more)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -7,12 +7,12 @@ message. Called by `web/sockets.py`, `web/connection.py` and `web/api.py`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from chat.errors import Forbidden, MissingReceiver, NotFound, UnknownReceiver
-from chat.live.room import Room as LiveRoom
 from chat.log.repository import Room, Stored
 from chat.log.statements import Draft
 from chat.protocol import (
@@ -26,6 +26,8 @@ from chat.protocol import (
 )
 from chat.web.identity import Identity
 from chat.web.services import Services
+
+logger = logging.getLogger(__name__)
 
 MESSAGE_ID_BYTES = 12  # random bytes of an id that the server makes
 
@@ -70,20 +72,28 @@ async def open_room(services: Services, identity: Identity, name: str) -> Room:
 
 
 async def submit(
-    services: Services, identity: Identity, room: Room | LiveRoom, frame: Send | Post
+    services: Services, identity: Identity, name: str, room_id: int | None, frame: Send | Post
 ) -> tuple[str, asyncio.Future[Stored]]:
     """Queue the message of a checked frame; return its id, and the future of where it is stored.
 
-    Raises a WireError where it may not be sent, or not now.
+    A room without an id yet is made, once all else is right. Raises a WireError where the message
+    may not be sent, or not now.
     """
     check_text(frame.text)
-    receiver = await _receiver(services, identity, room.name, frame.receiver_id)
+    receiver = await _receiver(services, identity, name, frame.receiver_id)
     if not identity.by_backend:
         limits = services.limits
         await limits.take(limits.send, "send", str(identity.user.id))
-    message_id = frame.id or secrets.token_urlsafe(MESSAGE_ID_BYTES)
-    draft = Draft(room.id, message_id, identity.user.person, receiver, frame.text)
+    if room_id is None:
+        room_id = (await open_room(services, identity, name)).id
+    message_id = frame.id or new_id()
+    draft = Draft(room_id, message_id, identity.user.person, receiver, frame.text)
     return message_id, services.writer.append(draft)
+
+
+def new_id() -> str:
+    """Return an id for a message whose sender gave none."""
+    return secrets.token_urlsafe(MESSAGE_ID_BYTES)
 
 
 async def _receiver(
@@ -91,14 +101,14 @@ async def _receiver(
 ) -> Person | None:
     pair = direct_pair(room)
     if receiver_id is None:
-        if pair is not None:
-            raise MissingReceiver("A direct room needs the field `receiver_id`.")
-        return None
-    if pair is not None and (receiver_id not in pair or receiver_id == identity.user.id):
-        if await services.users.find(receiver_id) is None:
-            raise UnknownReceiver(f"There is no user {receiver_id}.")
-        raise Forbidden("In a direct room the receiver is the other one.")
+        if pair is None:
+            return None
+        logger.error("Missing receiver_id in message")
+        raise MissingReceiver("A direct room needs the field `receiver_id`.")
     user = await services.users.find(receiver_id)
     if user is None:
+        logger.error("Receiver %s does not exist", receiver_id)
         raise UnknownReceiver(f"There is no user {receiver_id}.")
+    if pair is not None and (receiver_id not in pair or receiver_id == identity.user.id):
+        raise Forbidden("In a direct room the receiver is the other one.")
     return user.person

@@ -92,6 +92,9 @@ class RoomSocket(WebSocketEndpoint):
             if room is None:
                 row = await open_room(self.services, identity, name)
                 room = await self.services.hub.open(row)
+            since, epoch = _since(websocket), websocket.query_params.get("epoch")
+            if since is not None and epoch in (None, room.epoch):
+                await room.reach(since)
         except NotFound as error:
             logger.warning("User %s refused: %s is not a room", user, name[:200])
             raise Refused(CloseCode.NOT_FOUND, error.detail) from error
@@ -156,9 +159,7 @@ class RoomSocket(WebSocketEndpoint):
             del by_address[address]
 
     def _enter(self, websocket: WebSocket, identity: Identity, room: Room) -> Connection:
-        since = websocket.query_params.get("since", "")
-        known = int(since) if INTEGER.fullmatch(since) and int(since) <= MAX_INTEGER else None
-        cursor = Cursor(room, known, websocket.query_params.get("epoch"))
+        cursor = Cursor(room, _since(websocket), websocket.query_params.get("epoch"))
         connection = Connection(self.services, self.scope["chat.send"], identity, cursor)
         # No await since the cursor was made: nothing can fall between it and the membership.
         if self.services.draining or not self.services.hub.enter(room, connection):
@@ -232,6 +233,12 @@ class RoomSocket(WebSocketEndpoint):
                 await self.on_receive(websocket, message["text"])
             except Refused as refusal:
                 connection.end(CloseCode(refusal.code), str(refusal))
+
+
+def _since(websocket: WebSocket) -> int | None:
+    """Return the last seq that the client says it has; what is no such number counts as absent."""
+    raw = websocket.query_params.get("since", "")
+    return int(raw) if INTEGER.fullmatch(raw) and int(raw) <= MAX_INTEGER else None
 
 
 async def _read_off(websocket: WebSocket) -> None:

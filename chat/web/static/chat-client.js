@@ -7,35 +7,16 @@
  *     const chat = new ChatClient("/ws/chat/lobby/", { onMessages: (list) => list.forEach(show) });
  *     chat.send("hola");
  *
- * @typedef {{id: number, name: string}} User
- * @typedef {{seq: number, id: string, sender: User, receiver: User | null, text: string, sent_at: string,
- *   redacted?: boolean}} Message
- * @typedef {{room: string, epoch: string, first_seq: number, last_seq: number, resumed: boolean, user: User,
- *   expires_at: string | null, limits: {text: number, frame: number}, server_time: string}} Welcome
- * @typedef {{id: string, seq: number, sent_at: string, duplicate: boolean}} Ack
- * @typedef {{code: string, detail: string, id?: string, retry_after?: number, text?: string,
- *   retrying: boolean}} Failure with the text of our message that it is about; not `retrying`: given up
- * @typedef {"connecting"|"connected"|"waiting"|"offline"|"signed-out"|"refused"|"closed"} StateName
- * @typedef {{name: StateName, until?: number, code?: number, reason?: string}} State
- *   `until`: when it tries again (ms since 1970); `code`, `reason`: how the last connection was closed
- * @typedef {{id: string, text: string, receiver_id?: number, sentAt: number}} Unsent sentAt 0: not under way
- *
- * @typedef {object} Options
- * @property {string | (() => string | Promise<string>)} [token] a function is called before each connection
- * @property {(welcome: Welcome) => void} [onWelcome] not `resumed`: forget the messages shown so far
- * @property {(messages: Message[]) => void} [onMessages] each message once, in the order of `seq`
- * @property {(seq: number) => void} [onRedacted]
- * @property {(ack: Ack) => void} [onAck] once for each message of ours that is stored
- * @property {(failure: Failure) => void} [onError]
- * @property {(state: State) => void} [onState]
- * @property {(direction: "in" | "out", text: string) => void} [onFrame] for debugging
+ * @import {Ack, Failure, Message, Options, State, Unsent, User, Welcome} from "./chat-types.js"
  */
+import { Questions, randomId } from "./questions.js";
 
 // Full jitter: a random part of a limit that doubles. Half a second at first, as most losses are short.
 const [BACKOFF_FIRST_MS, BACKOFF_MOST_MS] = [500, 30_000];
 const STEADY_MS = 10_000; // A connection that stood this long starts the back-off anew.
 // The browser's word for "no network" is not always right, so an offline client still tries, seldom.
 const OFFLINE_RETRY_MS = 10_000;
+const HURRY_MS = 2_000; // Who cannot wait may try this often: more would only be load on a server in need.
 // A silent connection is asked after 20 s (most proxies cut at 60 s) and given up 10 s later.
 const [BEAT_MS, WELCOME_LIMIT_MS, QUIET_MS, PONG_LIMIT_MS] = [5_000, 15_000, 20_000, 10_000];
 // Repeating is safe (same id), so what nobody answered is simply sent once more.
@@ -51,18 +32,18 @@ const OTHER_USER = { code: "other_user", detail: "You are signed in as somebody 
 
 export class ChatClient {
   /** Who and where the server says we are, set by each welcome. @type {User | null} */ user = null;
-  room = "";
-  limits = { text: 4_000, frame: 65_536 };
+  room = ""; limits = { text: 4_000, frame: 65_536 };
   /** @type {State} */ state = { name: "connecting" };
 
-  #url; #options;
+  #url; #options; #questions = new Questions();
   /** The one socket listened to: a dropped one may say what it likes. @type {WebSocket | null} */ #socket = null;
   /** Seq of the newest message handed on; null until the first is known. @type {number | null} */ #cursor = null;
   #epoch = "";
   /** In the order of sending; left by being stored or refused. @type {Map<string, Unsent>} */ #unsent = new Map();
   #attempts = 0;
   #round = 0; // Grows with each start and end, to see after an await that things have moved on.
-  #joinedAt = 0; // These three in ms since 1970; 0: not now.
+  #triedAt = 0; // These four in ms since 1970; 0: not now.
+  #joinedAt = 0;
   #heardAt = 0;
   #pingedAt = 0;
   /** The pause that `closing` asked for. @type {number | undefined} */ #toldMs;
@@ -77,7 +58,7 @@ export class ChatClient {
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#options = options;
     const { signal } = this.#ended;
-    globalThis.addEventListener?.("online", this.#wake, { signal });
+    for (const event of ["online", "focus"]) globalThis.addEventListener?.(event, this.#wake, { signal });
     globalThis.addEventListener?.("offline", this.#lost, { signal });
     globalThis.document?.addEventListener("visibilitychange", this.#wake, { signal });
     this.#timers.beat = setInterval(() => this.#beat(), BEAT_MS);
@@ -91,6 +72,7 @@ export class ChatClient {
   /** Connects now, from the cursor on; also what to call to try again after a refusal. */
   async connect() {
     this.#drop();
+    this.#triedAt = Date.now();
     const round = this.#round;
     this.#become({ name: offline() ? "offline" : "connecting" });
     const url = new URL(this.#url);
@@ -128,6 +110,21 @@ export class ChatClient {
     return id;
   }
 
+  /**
+   * Asks for the newest of the messages before a seq. Rejects where the server refuses, or the connection ends.
+   * @param {number} before  @param {number} [limit]
+   */
+  async history(before, limit = 50) {
+    if (this.state.name !== "connected") throw new Error("There is no connection.");
+    return this.#questions.ask((id) => this.#say({ type: "history", id, before, limit }));
+  }
+
+  /** Somebody cannot wait: what would be tried later is tried now, or as soon as the last try is 2 s ago. */
+  hurry() {
+    const at = Math.max(Date.now(), this.#triedAt + HURRY_MS);
+    if (at < (this.state.until ?? 0)) this.#wait({ ...this.state, until: at });
+  }
+
   /** Leaves for good. */
   close() {
     this.#ended.abort();
@@ -147,6 +144,7 @@ export class ChatClient {
     else if (frame.type === "messages") this.#take(frame.messages);
     else if (frame.type === "ack") this.#settle(frame);
     else if (frame.type === "error") this.#fail(frame);
+    else if (frame.type === "history") this.#questions.answer(frame);
     else if (frame.type === "redacted") this.#options.onRedacted?.(frame.seq);
     else if (frame.type === "closing") this.#toldMs = 1000 * frame.reconnect_after;
   }
@@ -189,6 +187,7 @@ export class ChatClient {
   }
 
   #fail(/** @type {Omit<Failure, "retrying">} */ failure) {
+    if (this.#questions.refuse(failure)) return;
     const entry = this.#unsent.get(failure.id ?? "");
     const retrying = !!entry && TRY_AGAIN.has(failure.code);
     if (retrying) {
@@ -245,7 +244,9 @@ export class ChatClient {
   }
 
   #closed(/** @type {CloseEvent} */ { code, reason }) {
-    if (!STAY_AWAY.has(code)) return this.#retry(code, reason);
+    // A token that was good has run out: whoever gave it is asked for the next one.
+    const renewable = code === SIGNED_OUT && this.#joinedAt && typeof this.#options.token === "function";
+    if (renewable || !STAY_AWAY.has(code)) return this.#retry(code, reason);
     this.#drop();
     this.#become({ name: code === SIGNED_OUT ? "signed-out" : "refused", code, reason });
   }
@@ -260,7 +261,7 @@ export class ChatClient {
     if (this.state.name === "connected") {
       this.#pingedAt ||= Date.now();
       this.#say({ type: "ping" });
-    } else if (this.state.name === "waiting" || this.state.name === "offline") this.connect();
+    } else this.hurry();
   };
 
   #retry(code = 0, reason = "") {
@@ -268,8 +269,13 @@ export class ChatClient {
     const limit = Math.min(BACKOFF_MOST_MS, BACKOFF_FIRST_MS * 2 ** this.#attempts++);
     const wait = Math.max(this.#toldMs ?? Math.random() * limit, offline() ? OFFLINE_RETRY_MS : 0);
     this.#drop();
-    this.#timers.retry = setTimeout(() => this.connect(), wait);
-    this.#become({ name: offline() ? "offline" : "waiting", until: Date.now() + wait, code, reason });
+    this.#wait({ name: offline() ? "offline" : "waiting", until: Date.now() + wait, code, reason });
+  }
+
+  #wait(/** @type {State} */ state) {
+    clearTimeout(this.#timers.retry);
+    this.#timers.retry = setTimeout(() => this.connect(), (state.until ?? 0) - Date.now());
+    this.#become(state);
   }
 
   /** Lets go of the socket and of what belongs to it. */
@@ -281,6 +287,7 @@ export class ChatClient {
     this.#joinedAt = this.#pingedAt = 0;
     clearTimeout(this.#timers.retry);
     socket?.close(1000);
+    this.#questions.drop();
   }
 
   #become(/** @type {State} */ state) {
@@ -290,8 +297,3 @@ export class ChatClient {
 }
 
 const offline = () => globalThis.navigator?.onLine === false;
-/** 128 random bits. Not randomUUID: that exists in secure contexts only, and chats run in plain LANs too. */
-function randomId() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return `c-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-}

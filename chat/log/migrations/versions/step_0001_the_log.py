@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("disabled_at", sa.BigInteger),
         sqlite_autoincrement=True,
     )
+    op.create_index("users_disabled_at", "users", ["disabled_at"])
     op.create_table(
         "sessions",
         sa.Column("sid", sa.Text, primary_key=True),

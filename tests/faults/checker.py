@@ -1,0 +1,398 @@
+"""The checker: people talk on two nodes while a schedule breaks what they stand on.
+
+`schedule` makes the steps out of a seed; `check` runs them in a house and returns a `Report`.
+`verdict` lays log, screens and acks side by side, and is pure. Called by the tests and by soak.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from tests.faults.client import RESTART, Talker
+from tests.faults.findings import LOSSES, REPEATS, Book, Finding, Kind, Line, Said
+from tests.faults.house import NODES, ORDER, WAYS, Fault, House
+from tests.servers import LOOK_INTERVAL
+
+ROOMS = 2
+TALKERS = 4  # in each room
+RATE = 4.0  # messages that each says in a second
+MOVE_EVERY = 6.0  # seconds, on average, after which a talker moves to another node by itself
+SHORTEST, LONGEST = 0.3, 3.5  # seconds of a fault: below and above what clients and nodes notice
+
+# All is well when the messages of WELL_SPAN seconds were each acked and on all screens within
+# WELL_DELAY: by the bell it takes milliseconds, by the ticker alone a quarter to one second.
+WELL_SPAN = 1.0
+WELL_DELAY = 0.25
+# Seconds until all is well after the last fault of a step ended. The contract gives the relay 5 s
+# and the database 2 s; clients wait up to 3 s before they come back, and the cores are shared.
+RECOVERY_LIMIT = 15.0
+# Seconds that a message may be late while only the relay is away; what the contract says, and a
+# margin for shared cores.
+RELAY_LATENESS = 1.0 + 0.5
+# Messages that somebody says before waiting for an ack.
+PATIENCE = 40
+# A stack trace in a log: from its first line to the error.
+TRACE = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+\S.*")
+# Seconds in which all that was said is stored and shown after the last fault.
+DRAIN_LIMIT = 30.0
+
+Step = tuple[Fault, ...]
+Log = Mapping[str, Sequence[tuple[str, Line]]]  # by room: sender and message, by seq
+
+
+def schedule(
+    seed: int,
+    steps: int,
+    parts: Sequence[str] = ORDER,
+    *,
+    pairs: float = 0.5,
+    ways: Mapping[str, Sequence[str]] = WAYS,
+) -> list[Step]:
+    """Return the faults of a run: of these parts, one or (with this share) two at a time."""
+    dice = random.Random(seed)
+    all_ways = [(part, way) for part in parts for way in ways[part.split(" ")[0]]]
+    dealt: list[tuple[str, str]] = []
+    made: list[Step] = []
+
+    def deal(beside: str | None = None) -> Fault:
+        # Each once before any comes again.
+        if not any(part != beside for part, _ in dealt):
+            dealt.extend(dice.sample(all_ways, len(all_ways)))
+        part, way = next(one for one in dealt if one[0] != beside)
+        dealt.remove((part, way))
+        return Fault(part, way, round(dice.uniform(SHORTEST, LONGEST), 2))
+
+    for _ in range(steps):
+        first = deal()
+        pair = len(parts) > 1 and dice.random() < pairs
+        made.append((first, deal(first.part)) if pair else (first,))
+    return made
+
+
+@dataclass
+class Row:
+    """What one step did: the table has one line for each."""
+
+    fault: str
+    nodes: str
+    began: float
+    # When the last fault was over, when the row ends, and after which time all was well again.
+    mended: float = 0.0
+    until: float = 0.0
+    recovery: float = 0.0
+    acked: int = 0
+    reconnects: int = 0
+    lost: int = 0
+    repeated: int = 0
+    worst: float = 0.0
+
+
+@dataclass
+class Report:
+    seed: int
+    rows: list[Row] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    said: int = 0
+
+    @property
+    def kinds(self) -> set[Kind]:
+        return {one.kind for one in self.findings}
+
+    @property
+    def table(self) -> str:
+        """The rows for people, and below them what was found."""
+        head = ("fault", "nodes", "acked", "reconnects", "lost", "repeated", "worst", "recovery")
+        lines = [head] + [
+            (
+                row.fault,
+                row.nodes,
+                str(row.acked),
+                str(row.reconnects),
+                str(row.lost),
+                str(row.repeated),
+                f"{row.worst:.2f} s",
+                f"{row.recovery:.2f} s",
+            )
+            for row in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join(
+                cell.ljust(width) if place < 2 else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        ]
+        return "\n".join([f"seed {self.seed}", *table, *map(str, self.findings)])
+
+
+async def check(
+    opened: House,
+    steps: Iterable[Step],
+    seed: int,
+    *,
+    moving: bool = True,
+    after_step: Callable[[Book, Row], None] = lambda book, row: None,
+) -> Report:
+    """Let people talk while the steps happen, one after the other; return what was found.
+
+    With `moving`, talkers also change nodes by themselves.
+    """
+    book = Book()
+    report = Report(seed)
+    opened.complain = lambda who, detail: book.find(Kind.EXIT, who, detail)
+    async with present(opened, book, seed) as talkers:
+
+        def cut(url: str) -> None:
+            for talker in talkers:
+                if talker.at == url:
+                    talker.cut()
+
+        opened.cut = cut
+        async with chatting(talkers, seed, moving):
+            if not await _well(book, talkers):
+                book.find(Kind.SLOW, "the start", f"{RECOVERY_LIMIT} s were not enough")
+            for step in steps:
+                row = await _run(opened, book, talkers, step)
+                report.rows.append(row)
+                after_step(book, row)
+        logs = await _drained(opened, book, talkers)
+    verdict(book, talkers, logs)
+    for name, node in zip(NODES, opened.nodes, strict=True):
+        for trace in TRACE.findall(node.log):
+            book.find(Kind.TRACE, name, trace)
+    for row in report.rows:
+        _count(book, talkers, row)
+    report.findings = sorted(book.findings, key=lambda one: one.at)
+    report.said = len(book.said)
+    return report
+
+
+def verdict(book: Book, talkers: Sequence[Talker], logs: Log) -> None:
+    """Lay log, screens and acks side by side, and write down what does not fit."""
+    for room, rows in logs.items():
+        seqs = [line.seq for _, line in rows]
+        if seqs != list(range(1, len(rows) + 1)):
+            book.find(Kind.HOLE, room, f"at {_first_difference(seqs, itertools.count(1))}")
+        for (sender, id), times in Counter((sender, line.id) for sender, line in rows).items():
+            if times > 1:
+                book.find(Kind.DOUBLED, room, f"{id} of {sender}", book.said[id].due)
+        for sender, line in rows:
+            said = book.said.get(line.id)
+            if said is None or (said.sender, said.text, said.room) != (sender, line.text, room):
+                book.find(Kind.STRANGER, room, f"{line} of {sender} in the log")
+    places = {line.id: line.seq for rows in logs.values() for _, line in rows}
+    for talker in talkers:
+        for id, seq in talker.acks.items():
+            if places.get(id) != seq:
+                detail = f"{id} was acked as {seq}; the log says {places.get(id)}"
+                book.find(Kind.LOST, talker.name, detail, book.said[id].due)
+        for said in talker.unacked.values():
+            book.find(Kind.UNACKED, talker.name, said.id, said.due)
+        whole = [line for _, line in logs.get(talker.room, ())]
+        if talker.screen != whole:
+            detail = f"{len(talker.screen)} of {len(whole)}, from"
+            place = _first_difference(talker.screen, whole)
+            book.find(Kind.MISSING, f"{talker.name} in {talker.room}", f"{detail} {place}")
+
+
+def _first_difference(one: Iterable[object], other: Iterable[object]) -> str:
+    for place, (left, right) in enumerate(zip(one, other, strict=False), 1):
+        if left != right:
+            return f"place {place}: {left} instead of {right}"
+    return "the end"
+
+
+# --- The people
+
+
+@asynccontextmanager
+async def present(opened: House, book: Book, seed: int) -> AsyncIterator[list[Talker]]:
+    """Let all come: each room has as many at home on one node as on the other."""
+    talkers = [
+        Talker(
+            f"user-{room}-{number}",
+            f"room-{room}",
+            await opened.token(f"user-{room}-{number}"),
+            opened.urls,
+            book,
+            home=number,
+            seed=seed,
+        )
+        for room in range(ROOMS)
+        for number in range(TALKERS)
+    ]
+    tasks = [asyncio.create_task(one.run(), name=one.name) for one in talkers]
+    try:
+        yield talkers
+    finally:
+        await asyncio.gather(*[one.leave() for one in talkers])
+        await asyncio.gather(*tasks)
+
+
+@asynccontextmanager
+async def chatting(talkers: Sequence[Talker], seed: int, moving: bool) -> AsyncIterator[None]:
+    """Let them talk, and walk from node to node."""
+
+    async def talk(talker: Talker) -> None:
+        dice = random.Random(f"{seed}/talk/{talker.name}")
+        while True:
+            await asyncio.sleep(dice.expovariate(RATE))  # the pace of people
+            if len(talker.unacked) < PATIENCE:
+                talker.say()
+
+    async def walk(talker: Talker) -> None:
+        dice = random.Random(f"{seed}/walk/{talker.name}")
+        while True:
+            await asyncio.sleep(dice.expovariate(1 / MOVE_EVERY))
+            talker.move()
+
+    tasks = [asyncio.create_task(talk(one)) for one in talkers]
+    tasks += [asyncio.create_task(walk(one)) for one in talkers if moving]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+
+# --- The steps
+
+
+async def _run(opened: House, book: Book, talkers: Sequence[Talker], step: Step) -> Row:
+    nodes = "+".join(str(node.workers) for node in opened.nodes)
+    row = Row(" and ".join(map(str, step)), nodes, book.now)
+    async with AsyncExitStack() as faults:
+        # What is broken first is mended last: a node starts on a database that is there.
+        for fault in sorted(step, key=lambda one: ORDER.index(one.part), reverse=True):
+            await faults.enter_async_context(opened.breaking(fault))
+            # The length of a fault is part of the schedule.
+            await asyncio.sleep(fault.seconds)
+    row.mended = book.now
+    well = await _well(book, talkers)
+    row.until = book.now
+    slow = [
+        one.due + delay
+        for one in _due(book, row.began)
+        if (delay := one.delay(TALKERS, book.now)) > WELL_DELAY and one.due < row.until - WELL_SPAN
+    ]
+    row.recovery = max(0.0, max(slow, default=0.0) - row.mended)
+    if not well:
+        away = [one.name for one in talkers if not one.connected]
+        detail = f"{RECOVERY_LIMIT:g} s were not enough; {len(away)} talkers were away, and"
+        late = sum(one.delay(TALKERS, book.now) > WELL_DELAY for one in _newest(book))
+        book.find(Kind.SLOW, row.fault, f"{detail} {late} of {len(_newest(book))} messages late")
+    _hold_promises(book, talkers, step, row)
+    return row
+
+
+async def _well(book: Book, talkers: Sequence[Talker]) -> bool:
+    """Wait until everybody is there and messages go round by the bell; False at the limit."""
+    began = book.now
+    try:
+        async with asyncio.timeout(RECOVERY_LIMIT):
+            while True:
+                newest = _newest(book)
+                if (
+                    book.now - began > WELL_SPAN + WELL_DELAY
+                    and all(talker.connected for talker in talkers)
+                    and {one.room for one in newest} == {one.room for one in talkers}
+                    and all(one.delay(TALKERS, book.now) <= WELL_DELAY for one in newest)
+                ):
+                    return True
+                await asyncio.sleep(LOOK_INTERVAL)
+    except TimeoutError:
+        return False
+
+
+def _due(book: Book, since: float) -> list[Said]:
+    """All messages that were due since then, the newest first."""
+    newest_first = reversed(book.said.values())
+    return list(itertools.takewhile(lambda one: one.due >= since, newest_first))
+
+
+def _newest(book: Book) -> list[Said]:
+    """The messages of the last WELL_SPAN seconds, without those that may yet be on time."""
+    until = book.now - WELL_DELAY
+    return [one for one in _due(book, until - WELL_SPAN) if one.due <= until]
+
+
+def _hold_promises(book: Book, talkers: Sequence[Talker], step: Step, row: Row) -> None:
+    """Look at what the contract promises for one kind of fault alone."""
+    closes = [
+        (talker.name, code)
+        for talker in talkers
+        for at, code in talker.closes
+        if row.began <= at < row.until
+    ]
+    if all(fault.part == "redis" for fault in step):
+        for one in closes:
+            book.find(Kind.CUT, row.fault, f"{one}")
+        for said in _due(book, row.began):
+            if said.acked is None or said.screens < TALKERS or said.seen is None:
+                continue
+            if said.seen - said.acked > RELAY_LATENESS:
+                late = f"{said.id} came {said.seen - said.acked:.2f} s after its ack"
+                book.find(Kind.LATE, row.fault, late, said.due)
+    if len(step) == 1 and step[0].way == "restart" and step[0].part in NODES:
+        for one in closes:
+            if one[1] != RESTART:
+                book.find(Kind.CUT, row.fault, f"{one}")
+
+
+def _count(book: Book, talkers: Sequence[Talker], row: Row) -> None:
+    def within(at: float | None) -> bool:
+        return at is not None and row.began <= at < row.until
+
+    row.acked = sum(within(one.acked) for one in book.said.values())
+    row.reconnects = sum(within(at) for talker in talkers for at in talker.reconnects)
+    row.lost = sum(within(one.at) and one.kind in LOSSES for one in book.findings)
+    row.repeated = sum(within(one.at) and one.kind in REPEATS for one in book.findings)
+    delays = [one.delay(TALKERS, book.now) for one in book.said.values() if within(one.due)]
+    row.worst = max(delays, default=0.0)
+
+
+# --- The end
+
+
+async def _drained(opened: House, book: Book, talkers: Sequence[Talker]) -> Log:
+    """Wait until all is acked and shown, or the limit; return the log as the database has it."""
+    logs: dict[str, list[tuple[str, Line]]] = {}
+    try:
+        async with asyncio.timeout(DRAIN_LIMIT):
+            while any(talker.unacked for talker in talkers):
+                await asyncio.sleep(LOOK_INTERVAL)
+            logs = await _read(opened)
+            while any(talker.last < len(logs.get(talker.room, ())) for talker in talkers):
+                await asyncio.sleep(LOOK_INTERVAL)
+    except TimeoutError:
+        pass  # the verdict says what is missing
+    return await _read(opened)
+
+
+async def _read(opened: House) -> dict[str, list[tuple[str, Line]]]:
+    connection = await asyncpg.connect(opened.database)
+    try:
+        rows = await connection.fetch(
+            "SELECT name, sender_name, seq, message_id, text FROM messages"
+            " JOIN rooms ON rooms.id = room_id ORDER BY name, seq"
+        )
+    finally:
+        await connection.close()
+    logs: dict[str, list[tuple[str, Line]]] = {}
+    for room, sender, seq, id, text in rows:
+        logs.setdefault(room, []).append((sender, Line(seq, id, text)))
+    return logs

@@ -1,0 +1,54 @@
+"""The checker is checked: each broken variant of the product must turn it red, in the right way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.faults import broken
+from tests.faults.checker import Step, check
+from tests.faults.findings import Kind
+from tests.faults.house import Fault, house
+from tests.servers import PostgresServer, RedisServer
+
+# Seconds for one variant: the checker gives it the time to get well before it says that it did not.
+LIMIT = 90
+
+# What each variant needs to show, and what must be found then. One of the kinds is enough.
+CUT_A: Step = (Fault("node a", "cut", 0.3),)
+CASES: dict[str, tuple[Sequence[Step], set[Kind]]] = {
+    "ack_before_commit": ([(Fault("postgres", "kill", 0.3),)], {Kind.LOST}),
+    "frames_out_of_order": ([CUT_A], {Kind.DISORDER, Kind.GAP}),
+    "cursor_skips": ([CUT_A, CUT_A], {Kind.GAP}),
+    "cursor_steps_back": ([CUT_A, CUT_A], {Kind.REPEAT}),
+    "no_look_up": ([CUT_A, CUT_A], {Kind.DOUBLED}),
+    "no_look_before_resuming": ([(Fault("redis", "kill", 1.0),)], {Kind.NOT_RESUMED}),
+    "no_gap_fill": ([(Fault("redis", "kill", 0.5),)], {Kind.MISSING}),
+    "no_ticker": ([], {Kind.MISSING}),
+    "no_resubscribe": ([(Fault("redis", "drop", 0.1),)], {Kind.SLOW}),
+    "no_good_bye": ([(Fault("node a", "restart", 0.1),)], {Kind.CUT}),
+}
+
+# Variants that need clients which go from node to node; for the others these would mend too much.
+MOVING = ("no_look_before_resuming",)
+
+
+def test_every_break_has_its_case() -> None:
+    assert CASES.keys() == broken.BREAKS.keys()
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("name", CASES)
+async def test_a_broken_variant_turns_the_checker_red(
+    breakable_redis: RedisServer,
+    breakable_postgres: PostgresServer,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    steps, kinds = CASES[name]
+    async with house(breakable_redis, breakable_postgres, tmp_path, broken=name) as opened:
+        report = await check(opened, steps, seed=1, moving=name in MOVING)
+    print(report.table)
+    assert kinds & report.kinds, report.table
