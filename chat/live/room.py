@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from chat.errors import Unavailable
+from chat.errors import Reset, Unavailable
 from chat.live.flights import Flights
 from chat.live.tail import Offer, Tail
 from chat.live.tasks import stop
@@ -81,6 +81,8 @@ class Room:
         self._mending: asyncio.Task[None] | None = None
         # Set where the log may hold more than the tail.
         self._doubt = False
+        # Set at the end: its queries are cancelled then.
+        self._closed = False
         # The newest seq seen behind a gap: the log holds it, unless the bell was another log's.
         self._announced = 0
         # Page reads in flight, by the seq they start after: a crowd that is behind reads once.
@@ -118,8 +120,18 @@ class Room:
         return found
 
     async def page_after(self, seq: int) -> list[Entry]:
-        """Read the next page of the log; members at the same place share the query."""
-        return await self._pages.join(seq, lambda: self._log.read(self.id, seq, PAGE_MAX))
+        """Read the next page of the log; members at the same place share the query.
+
+        Raises Reset where the room is closed meanwhile, Unavailable.
+        """
+        try:
+            return await self._pages.join(seq, lambda: self._log.read(self.id, seq, PAGE_MAX))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                # It was the query that was cancelled, not who waits for it.
+                raise Reset("The room was closed.") from None
+            raise
 
     async def reach(self, seq: int) -> None:
         """Bring the tail up to `seq`, if the log has it; raise Unavailable.
@@ -127,7 +139,10 @@ class Room:
         A client that comes from another process may have seen more than this one has heard of.
         """
         while self.tail.last < seq:
-            page = await self.page_after(self.tail.last)
+            try:
+                page = await self.page_after(self.tail.last)
+            except Reset:
+                return  # nobody can enter it any more
             self._take(page)
             if not page:
                 return
@@ -143,6 +158,7 @@ class Room:
 
     async def close(self) -> None:
         """Stop mending and reading."""
+        self._closed = True
         await stop([*self._pages.under_way.values(), *([self._mending] if self._mending else [])])
 
     def _ring(self) -> None:

@@ -27,6 +27,7 @@ from chat.errors import Unavailable
 from chat.log.migrations import upgrade
 
 USE_LIMIT = 5.0  # seconds for one use of a connection, waiting for it included
+CLOSE_LIMIT = 0.5  # seconds; nothing is under way by then that anybody waits for
 CONNECT_LIMIT = 5.0  # seconds
 POOL_SIZE = 10  # connections per process: the writer, the ticker, and readers
 BUSY_LIMIT = 5.0  # seconds that SQLite waits for another process's write
@@ -129,10 +130,10 @@ class Database:
             self._reader = await self._reads.connection().__aenter__()
 
     async def close(self) -> None:
-        """Close all connections, within USE_LIMIT."""
+        """Close all connections, within CLOSE_LIMIT: a server that hangs is not waited for."""
         reader, self._reader = self._reader, None
         try:
-            async with asyncio.timeout(USE_LIMIT):
+            async with asyncio.timeout(CLOSE_LIMIT):
                 if reader is not None:
                     await reader.__aexit__()
                 await self._database.disconnect()

@@ -99,13 +99,17 @@ class Repository:
         rows = await self.database.rows(
             "SELECT name, last_seq, last_message_at FROM rooms r"
             " WHERE last_seq > 0 AND (low_user IS NULL OR low_user = :u1 OR high_user = :u2)"
-            " AND (:a1 = '' OR EXISTS (SELECT 1 FROM rooms c WHERE c.name = :a2 AND"
+            # A room that this user may not see places nothing, as one that does not exist.
+            " AND (:a1 = '' OR EXISTS (SELECT 1 FROM rooms c WHERE c.name = :a2"
+            " AND (c.low_user IS NULL OR c.low_user = :u3 OR c.high_user = :u4) AND"
             " (r.last_message_at < c.last_message_at OR"
             " (r.last_message_at = c.last_message_at AND r.name > c.name))))"
             " ORDER BY last_message_at DESC, name LIMIT :n",
             {
                 "u1": user_id,
                 "u2": user_id,
+                "u3": user_id,
+                "u4": user_id,
                 "a1": after or "",
                 "a2": after or "",
                 "n": limit + 1,

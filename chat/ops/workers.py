@@ -110,9 +110,10 @@ class Parent:
 
     def close(self) -> None:
         """Give back the signals and close the pipes; a worker still there sees that and ends."""
-        signal.set_wakeup_fd(self.old_waker)
         for number, handler in self.old_handlers:
-            signal.signal(number, handler)
+            # Told once, we are on our way out: a repeated signal must not change the exit code.
+            signal.signal(number, signal.SIG_IGN if self.signalled else handler)
+        signal.set_wakeup_fd(self.old_waker)
         self.selector.close()
         for pipe in (self.orphaned, self.alive, self.woken, self.waker, *self.workers):
             os.close(pipe)

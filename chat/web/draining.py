@@ -33,8 +33,9 @@ async def drain(chat: Services) -> None:
     hub = chat.hub
     for member in list(hub.members):
         member.pause()
-    await _within(FLUSH_LIMIT, "store the last messages", chat.writer.flush())
-    await _within(SETTLE_LIMIT, "send the last messages", _settled(hub))
+    stored = await _within(FLUSH_LIMIT, "store the last messages", chat.writer.flush())
+    if stored:  # else the database is away, and there is nothing to send
+        await _within(SETTLE_LIMIT, "send the last messages", _settled(hub))
     await chat.relay.flush()
     await _within(FAREWELL_LIMIT, "say good-bye", _send_home(hub))
 
@@ -53,9 +54,11 @@ async def _send_home(hub: Hub) -> None:
     await hub.deserted.wait()
 
 
-async def _within(limit: float, what: str, step: Coroutine[Any, Any, None]) -> None:
+async def _within(limit: float, what: str, step: Coroutine[Any, Any, None]) -> bool:
     try:
         async with asyncio.timeout(limit):
             await step
     except TimeoutError:
         logger.warning("Draining: %s s were not enough to %s", limit, what)
+        return False
+    return True

@@ -87,7 +87,7 @@ class Identities:
             if self.is_backend(connection):
                 return await self._acted_for(connection)
             return await self.from_token(bearer)
-        identity = await self._from_cookie(connection)
+        identity = await self.from_cookie(connection)
         if identity is not None:
             return identity
         if query_token is not None:
@@ -147,7 +147,8 @@ class Identities:
             raise Unauthenticated("This user may not enter.")
         return Identity(user, by_backend=True)
 
-    async def _from_cookie(self, connection: HTTPConnection) -> Identity | None:
+    async def from_cookie(self, connection: HTTPConnection) -> Identity | None:
+        """Return whom the session cookie names, None without a valid one; raise Unavailable."""
         name = connection.session.get("user")
         sid = connection.session.get("sid")
         if sid is not None:

@@ -38,6 +38,8 @@ async def rooms(request: Request) -> Response:
     identity = await _signed_in(request)
     if identity is None:
         return _to_login(request)
+    if identity.room is not None:
+        return problem_page(request, 403, "This token is for one room only.", identity)
     chat, problem = services(request), None
     wanted = request.query_params.get("room", "").strip()
     if wanted:
@@ -111,7 +113,8 @@ async def sign_in(request: Request) -> Response:
 
 
 async def sign_out(request: Request) -> Response:
-    identity = await _signed_in(request)
+    # The cookie's session, whatever else the request carries.
+    identity = await services(request).identities.from_cookie(request)
     if identity is not None:
         await _sign_out(request, identity)
         logger.info("User %s signed out", identity.user.name)

@@ -174,18 +174,20 @@ async function showOlder(ask) {
 }
 
 /**
- * Sets where older messages come from, and who is told why none came ("": they did).
+ * Sets where older messages come from, and who is told why none came ("": now they did).
  * @param {(before: number, limit: number) => Promise<History>} ask  @param {(words: string) => void} tell
  */
 export function olderFrom(ask, tell) {
-  let asking = false;
+  let [asking, failed] = [false, false];
   older.addEventListener("click", async () => {
     if (asking) return;
     asking = true;
     try {
       await showOlder(ask);
-      tell("");
+      if (failed) tell("");
+      failed = false;
     } catch (error) {
+      failed = true;
       tell(`Older messages did not come. ${error instanceof Error ? error.message : error}`);
     }
     asking = false;
