@@ -39,7 +39,7 @@ from chat.web import api, problems
 from chat.web.connection import MAX_IN_FLIGHT
 from chat.web.delivery import RECONNECT_SPREAD, SEND_LIMIT
 from tests.conftest import ChatServerFactory, unavailable
-from tests.people import API_KEY, SOON, Person, a_room, dial, execute, site, until, whose
+from tests.people import API_KEY, SOON, Person, a_room, ask, dial, execute, site, until, whose
 from tests.servers import SECRET_KEY, ChatServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -465,6 +465,8 @@ class Lossy:
         self.swallowing = False
         # How many connections came so far.
         self.count = 0
+        # What the server said, as it came over the wire.
+        self.passed = bytearray()
         self._open: set[asyncio.StreamWriter] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -492,6 +494,7 @@ class Lossy:
             while data := await reader.read(64 * 1024):
                 if not (from_server and self.swallowing):
                     writer.write(data)
+                    self.passed += data if from_server else b""
         writer.close()
 
 
@@ -709,6 +712,23 @@ async def test_the_small_client_waits_where_it_is_told_to(
 
 
 @LANGUAGES
+async def test_the_small_client_hears_others_while_a_refused_send_waits(
+    language: str, chat_server: ChatServerFactory, tmp_path: Path
+) -> None:
+    server = await chat_server(CHAT_API_KEY=API_KEY, CHAT_SEND_RATE="1/hour")
+    maria, jon = await site(server), await site(server)
+    room = a_room()
+    async with lossy(server) as proxy:
+        url = f"ws://127.0.0.1:{proxy.port}/ws/chat/{room}/?token={maria.token}"
+        async with example(language, url, tmp_path) as client:
+            await until(lambda: client.told == ["clear"])
+            client.say("hola", "too soon")
+            await until(lambda: b'"rate_limited"' in proxy.passed)
+            await jon.post(room, "meanwhile")
+            await until(lambda: client.texts == ["hola", "meanwhile"])
+
+
+@LANGUAGES
 async def test_the_small_client_stays_away_where_it_is_told_to(
     language: str, chat_server: ChatServerFactory, tmp_path: Path
 ) -> None:
@@ -733,14 +753,23 @@ async def test_the_session_of_another_application_opens_the_chat(
 ) -> None:
     # Of several keys the first one signs, here and there.
     keys = f"{SECRET_KEY}, an-older-key-for-tests-only"
-    server = await chat_server(CHAT_SECRET_KEY=keys, CHAT_SIGN_IN="off")
+    site_url = "http://127.0.0.1:9000"
+    login_url = f"{site_url}/sign-in"
+    assert login_url in section(README, "Your own users")
+    server = await chat_server(CHAT_SECRET_KEY=keys, CHAT_SIGN_IN="off", CHAT_LOGIN_URL=login_url)
     monkeypatch.setenv("CHAT_SECRET_KEY", keys)
     names: dict[str, Any] = {}
     exec(block(README, "python", "SessionMiddleware"), names)
     app: Starlette = names["app"]
-    with TestClient(app) as web:
-        answer = web.post("/sign-in", follow_redirects=False)
+    with TestClient(app, site_url, follow_redirects=False) as web:
+        # As a browser does: the chat sends it to the form, and the form back to the chat.
+        redirect = await ask(server, "GET", "/test-chat/lobby/")
+        assert redirect.status == 303
+        answer = web.get(redirect.headers["location"])
+        assert answer.status_code == 200 and "<form method=post>" in answer.text
+        answer = web.post(redirect.headers["location"])
         assert answer.status_code == 303
+        assert answer.headers["location"] == "http://127.0.0.1:8000/test-chat/lobby/"
         cookie = f"session={web.cookies['session']}"
     person = await whose(server, {"Cookie": cookie})
     assert person.name == "maria"
@@ -772,14 +801,16 @@ urlpatterns = [path("chat/token", chat_token)]
 call_command("migrate", verbosity=0)
 web = Client()
 assert web.get("/chat/token").status_code == 302
-web.force_login(User.objects.create_user("maria"))
-answer = web.get("/chat/token")
-assert answer.status_code == 200, answer.content
-print(answer.content.decode())
+for name in ("maria", "x" * 33):
+    web.force_login(User.objects.create_user(name))
+    answer = web.get("/chat/token")
+    print(answer.status_code, answer["Content-Type"], answer.content.decode())
+os.environ["CHAT_API_KEY"] = "another"
+print(web.get("/chat/token").status_code)
 """
 
 
-async def test_the_django_view_gets_a_token_that_opens_the_chat(
+async def test_the_django_view_gets_a_token_that_opens_the_chat_or_says_why_not(
     chat_server: ChatServerFactory, tmp_path: Path
 ) -> None:
     server = await chat_server(CHAT_API_KEY=API_KEY, CHAT_SIGN_IN="off")
@@ -793,7 +824,13 @@ async def test_the_django_view_gets_a_token_that_opens_the_chat(
     async with asyncio.timeout(SOON):
         output, _ = await process.communicate()
     assert process.returncode == 0
-    made = json.loads(output)
+    good, refused, wrong_key = output.decode().splitlines()
+    # What the API refuses is passed on with its sentence.
+    assert refused.startswith("400 application/problem+json") and "32 characters" in refused
+    assert wrong_key == "401"
+    status, _, body = good.split(" ", 2)
+    assert status == "201"
+    made = json.loads(body)
     assert made["user"]["name"] == "maria"
     async with dial(server, f"/ws/chat/lobby/?token={made['token']}") as socket:
         welcome = json.loads(await socket.recv())

@@ -1,20 +1,24 @@
 """A real browser for the tests in this folder, driven by Playwright.
 
 `make test` sees to it that there is one. Each test gets fresh contexts: two of them are two
-people, with cookies of their own.
+people, with cookies of their own. Any error on a console, violations of the content security
+policy among them, fails the test that caused it.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from tests.browser.room import ROOM, Enter, connected, sign_in
 from tests.conftest import unavailable
+from tests.servers import ChatServer
 
 NewPage = Callable[[], Awaitable[Page]]
 
@@ -26,6 +30,13 @@ ARGUMENTS = ("--disable-background-networking", "--disable-component-update", "-
 
 # Milliseconds that a click or an expectation waits for the page.
 PATIENCE = 15_000
+expect.set_options(timeout=PATIENCE)
+
+# What Chromium itself writes while there is no server to connect to.
+UNREACHABLE = re.compile(r"^WebSocket connection to 'ws://127\.0\.0\.1:\d+/ws/chat/")
+
+# What Chromium itself writes where a form is answered with a refusal.
+REFUSED_FORM = re.compile(r"status of 4\d\d")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,3 +75,27 @@ async def new_page(browser: Browser) -> AsyncIterator[NewPage]:
     yield open_page
     for context in contexts:
         await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def enter(new_page: NewPage) -> AsyncIterator[Enter]:
+    """Sign in with a name and wait in the room: `maria = await enter(server, "maria")`."""
+    complaints: list[str] = []
+
+    async def open_room(server: ChatServer, name: str) -> Page:
+        page = await new_page()
+        page.on("pageerror", lambda error: complaints.append(f"{name}: {error}"))
+        page.on(
+            "console",
+            lambda said: (
+                complaints.append(said.text) if said.type in ("error", "warning") else None
+            ),
+        )
+        await page.goto(server.url + ROOM)
+        await sign_in(page, name)
+        await connected(page)
+        return page
+
+    yield open_room
+    expected = (UNREACHABLE, REFUSED_FORM)
+    assert not [said for said in complaints if not any(known.search(said) for known in expected)]

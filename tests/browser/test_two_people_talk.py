@@ -1,85 +1,17 @@
 """Two people, each with a browser of their own, on the page of one room.
 
-Everything is found by role and label, as people with screen readers find it. Any error on a
-console, violations of the content security policy among them, fails the test that caused it.
+Everything is found by role and label, as people with screen readers find it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
 
-import pytest_asyncio
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import expect
 
-from tests.browser.conftest import PATIENCE, NewPage
+from tests.browser.conftest import NewPage
+from tests.browser.room import ROOM, Enter, connected, conversation, said, say, sign_in
 from tests.conftest import ChatServerFactory
-from tests.servers import ChatServer
-
-Enter = Callable[[ChatServer, str], Awaitable[Page]]
-
-ROOM = "/test-chat/test_room/"
-
-# What Chromium itself writes while there is no server to connect to.
-UNREACHABLE = re.compile(r"^WebSocket connection to 'ws://127\.0\.0\.1:\d+/ws/chat/")
-
-# What Chromium itself writes where a form is answered with a refusal.
-REFUSED_FORM = re.compile(r"status of 4\d\d")
-
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def enter(new_page: NewPage) -> AsyncIterator[Enter]:
-    """Sign in with a name and wait in the room: `maria = await enter(server, "maria")`."""
-    complaints: list[str] = []
-
-    async def open_room(server: ChatServer, name: str) -> Page:
-        page = await new_page()
-        page.on("pageerror", lambda error: complaints.append(f"{name}: {error}"))
-        page.on(
-            "console",
-            lambda said: (
-                complaints.append(said.text) if said.type in ("error", "warning") else None
-            ),
-        )
-        await page.goto(server.url + ROOM)
-        await sign_in(page, name)
-        await connected(page)
-        return page
-
-    yield open_room
-    expected = (UNREACHABLE, REFUSED_FORM)
-    assert not [said for said in complaints if not any(known.search(said) for known in expected)]
-
-
-async def sign_in(page: Page, name: str) -> None:
-    await page.get_by_label("Name").fill(name)
-    await page.get_by_role("button", name="Sign in").click()
-
-
-async def connected(page: Page) -> None:
-    await expect(page.get_by_role("status")).to_have_text("Connected")
-
-
-async def say(page: Page, text: str) -> None:
-    await page.get_by_label("Message").fill(text)
-    await page.get_by_role("button", name="Send").click()
-
-
-def said(page: Page, text: str) -> Locator:
-    """Every place in the conversation that shows exactly this text."""
-    return page.get_by_role("log").get_by_text(text, exact=True)
-
-
-async def conversation(page: Page) -> list[str]:
-    """The texts in the conversation, oldest first."""
-    return (
-        await page.get_by_role("log")
-        .get_by_role("article")
-        .get_by_role("paragraph")
-        .all_text_contents()
-    )
 
 
 async def test_what_either_says_both_read_once_and_in_the_same_order(

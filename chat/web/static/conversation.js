@@ -106,11 +106,18 @@ function follow() {
   if (following) log.scrollTop = log.scrollHeight;
 }
 
+let height = 0; // Of the box, when we last heard of it.
+
 log.addEventListener("scroll", () => {
+  // A box that just became smaller, as the field below grew, is not somebody who leaves the end.
+  if (log.clientHeight !== height) return;
   following = log.scrollHeight - log.scrollTop - log.clientHeight < AT_BOTTOM_PX;
   if (following) newer.hidden = true;
 });
-new ResizeObserver(follow).observe(log);
+new ResizeObserver(() => {
+  height = log.clientHeight;
+  follow();
+}).observe(log);
 
 newer.addEventListener("click", () => {
   log.focus(); // The button goes away, and must not take the focus with it.
