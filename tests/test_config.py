@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tomllib
 from pathlib import Path
 
@@ -101,7 +100,6 @@ def test_an_address_is_shared_only_where_both_sides_say_so() -> None:
                 config.bound(address)
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
 def test_ipv6_addresses_keep_their_brackets() -> None:
     assert config.host_and_port("[::1]:8000") == ("::1", 8000)
     assert config.host_and_port("[::1]") == ("::1", 8000)

@@ -117,7 +117,7 @@ async def test_without_a_session_pages_lead_to_login_and_back(
 async def test_the_login_page_has_its_field_and_carries_next(server: ChatServer) -> None:
     page = Elements(await ask(server, "GET", "/login?next=/test-chat/lobby/"))
     field = page.labelled("Name")
-    assert (field["name"], field["type"], field["maxlength"]) == ("username", "text", "32")
+    assert (field["name"], field["type"], field["maxlength"]) == ("username", "text", "64")
     ((hidden, _),) = page.all("input", name="next")
     assert hidden["value"] == "/test-chat/lobby/"
     assert [attributes["action"] for attributes, _ in page.all("form", method="post")] == ["/login"]
@@ -209,6 +209,18 @@ async def test_a_refused_name_is_the_form_again_with_a_sentence_and_400(
     assert answer.cookie() is None
 
 
+@pytest.mark.parametrize(
+    "body", [b"username=%FF", b"username=a%C3%28", b"username=maria\xff", "username=José".encode()]
+)
+async def test_a_form_that_is_no_utf_8_percent_encoded_is_400(
+    server: ChatServer, body: bytes
+) -> None:
+    kind, _ = form()
+    answer = await ask(server, "POST", "/login", kind, body)
+    assert (answer.status, answer.cookie()) == (400, None)
+    assert Elements(answer).role("alert")
+
+
 async def test_a_taken_name_is_the_form_again_with_a_sentence_and_409(maria: Person) -> None:
     answer = await sign_in(maria.server, maria.name)
     assert answer.status == 409
@@ -226,6 +238,19 @@ async def test_signing_out_leads_to_login_and_takes_the_cookie_away(maria: Perso
     assert (answer.status, answer.headers["location"]) == (303, "/login")
     assert "expires=Thu, 01 Jan 1970" in answer.headers["set-cookie"]
     assert (await ask(maria.server, "POST", "/logout")).status == 303
+
+
+async def test_signing_out_ends_the_cookie_s_session_whatever_token_comes_with_it(
+    server: ChatServer, maria: Person
+) -> None:
+    token = await site(server)
+    for proof in (token.headers["Authorization"], "Bearer wrong"):
+        person = await guest(server)
+        answer = await person.ask("POST", "/logout", headers={"Authorization": proof})
+        assert answer.status == 303
+        assert (await person.ask("GET", "/api/session")).status == 401
+    assert (await token.ask("GET", "/api/session")).status == 200
+    assert (await maria.ask("GET", "/api/session")).status == 200
 
 
 async def test_signing_out_is_a_post(maria: Person) -> None:
@@ -395,3 +420,6 @@ async def test_a_page_is_for_a_token_s_user_and_room_only(server: ChatServer) ->
     bound = await site(server, room=room)
     assert (await get(bound, f"/test-chat/{room}/")).status == 200
     assert (await get(bound, "/test-chat/lobby/")).status == 403
+    # The list of rooms is not that room.
+    for path in ("/", f"/?room={room}", "/?room=lobby"):
+        assert (await get(bound, path)).status == 403

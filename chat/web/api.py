@@ -42,7 +42,7 @@ from chat.protocol import (
 )
 from chat.web.guard import origin_allowed
 from chat.web.identity import MAX_TOKEN_TTL, Identity
-from chat.web.rooms import admit, new_id, submit
+from chat.web.rooms import admit, listed, new_id, submit
 from chat.web.services import Services, services
 
 logger = logging.getLogger(__name__)
@@ -107,17 +107,7 @@ async def rooms(request: Request) -> Response:
     if after is not None and not ROOM_NAME.fullmatch(after):
         raise BadFrame("Query parameter `after` is not a room name.")
     found, more = await chat.repository.rooms_of(identity.user.id, after, ROOMS_PAGE)
-    listed = [
-        {
-            "name": room.name,
-            "last_seq": room.last_seq,
-            "last_message_at": rfc3339(room.last_message_at),
-            "online": chat.hub.online(room.name),
-            "last_read_seq": None,
-        }
-        for room in found
-    ]
-    return answer({"rooms": listed, "more": more})
+    return answer({"rooms": listed(chat, found), "more": more})
 
 
 async def messages(request: Request) -> Response:

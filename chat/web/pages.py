@@ -16,13 +16,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
-from chat.clock import now, rfc3339
+from chat.clock import now
 from chat.errors import Forbidden, NotFound, RateLimited, Unauthenticated
 from chat.log.users import NameRefused, NameTaken, key_of
 from chat.web.api import ROOMS_PAGE
 from chat.web.guard import client_of
 from chat.web.identity import Identity
-from chat.web.rooms import admit
+from chat.web.rooms import admit, listed
 from chat.web.services import services
 
 logger = logging.getLogger(__name__)
@@ -50,16 +50,7 @@ async def rooms(request: Request) -> Response:
         else:
             return RedirectResponse(f"{_root(request)}/test-chat/{quote(wanted)}/", 303)
     found, more = await chat.repository.rooms_of(identity.user.id, None, ROOMS_PAGE)
-    listed = [
-        {
-            "name": room.name,
-            "last_seq": room.last_seq,
-            "last_message_at": rfc3339(room.last_message_at),
-            "online": chat.hub.online(room.name),
-        }
-        for room in found
-    ]
-    context = {"rooms": listed, "more": more, "problem": problem}
+    context = {"rooms": listed(chat, found), "more": more, "problem": problem}
     return page(request, "rooms.html", context, identity, 400 if problem else 200)
 
 

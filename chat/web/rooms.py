@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
+from typing import Any
 
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from chat.clock import rfc3339
 from chat.errors import Forbidden, MissingReceiver, NotFound, UnknownReceiver
-from chat.log.repository import Room, Stored
+from chat.log.repository import Room, RoomSummary, Stored
 from chat.log.statements import Draft
 from chat.protocol import (
     ROOM_NAME,
@@ -69,6 +72,20 @@ async def open_room(services: Services, identity: Identity, name: str) -> Room:
         limits = services.limits
         await limits.take(limits.room, "room", str(identity.user.id))
     return await repository.make_room(name)
+
+
+def listed(services: Services, found: Sequence[RoomSummary]) -> list[dict[str, Any]]:
+    """Return the rooms as lists show them."""
+    return [
+        {
+            "name": room.name,
+            "last_seq": room.last_seq,
+            "last_message_at": rfc3339(room.last_message_at),
+            "online": services.hub.online(room.name),
+            "last_read_seq": None,
+        }
+        for room in found
+    ]
 
 
 async def submit(
