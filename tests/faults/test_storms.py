@@ -1,4 +1,4 @@
-"""All come back at once, as after a restart: each room is looked up and read once, not once each."""
+"""All come back at once, as after a restart: each room is looked up and read once for all."""
 
 from __future__ import annotations
 
