@@ -7,6 +7,9 @@ HOST = 127.0.0.1
 PORT ?= 8000
 WORKERS ?= 1
 
+# How long `make soak` breaks things.
+MINUTES = 30
+
 # A Python to use instead of the first one found; arguments for pytest (then without coverage).
 PYTHON =
 ARGS =
@@ -25,7 +28,7 @@ SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench browser clean
+.PHONY: help run test lint format bench soak browser clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -49,6 +52,9 @@ format: .venv/installed-lint ## put the code in order with ruff
 
 bench: .venv/installed-bench ## measure it against a bare Starlette endpoint
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
+
+soak: .venv/installed-test ## break a running chat for MINUTES=30, and see that nothing is lost
+	@exec $(VENV_PYTHON) -m tests.faults.soak --minutes '$(MINUTES)' $(ARGS)
 
 clean: ## remove what these targets made; the chat's own var/ stays
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov

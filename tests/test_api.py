@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.people import (
     API_KEY,
     MAX_SERVER_FRAME,
+    NO_LIMITS,
     Answer,
     Person,
     a_name,
@@ -23,7 +30,9 @@ from tests.people import (
     direct_room,
     execute,
     guest,
+    lines_with,
     mint,
+    running,
     site,
     until,
 )
@@ -34,6 +43,14 @@ pytest_plugins = ["tests.houses"]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 MAX_INTEGER = 2**53 - 1
 BODY_LIMIT = 64 * 1024  # bytes
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def strict(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChatServer]:
+    """Two messages and one new room for each user, within the time that this takes."""
+    settings = {**NO_LIMITS, "CHAT_SEND_RATE": "2/hour", "CHAT_ROOM_RATE": "1/hour"}
+    async with running(tmp_path_factory.mktemp("strict"), **settings) as server:
+        yield server
 
 
 @pytest.fixture
@@ -176,6 +193,21 @@ async def test_rooms_come_200_a_page(server: ChatServer) -> None:
     mine = [name for name in found if name.startswith(prefix)]
     assert mine == sorted(names, key=lambda name: (-(names.index(name) // 2), name))
     execute(server, "DELETE FROM rooms WHERE name LIKE ?", f"{prefix}%")
+
+
+async def test_after_a_direct_room_of_others_is_as_after_a_room_that_is_not_there(
+    server: ChatServer, maria: Person, pepe: Person
+) -> None:
+    third = await site(server)
+    await filled(maria, 1)
+    theirs = await direct_room(maria, pepe)
+    assert (await maria.post(theirs, "hola", receiver_id=pepe.id)).status == 201
+    answers = [
+        await third.ask("GET", f"/api/rooms?after={after}")
+        for after in (theirs, a_room(), f"dm.{maria.id}.{third.id}")
+    ]
+    assert [(one.status, one.body) for one in answers] == [(200, b'{"rooms":[],"more":false}')] * 3
+    assert (await maria.ask("GET", f"/api/rooms?after={theirs}")).json["rooms"]
 
 
 @pytest.mark.parametrize("after", ["", "%22", "a%20b", "a%0A", "%00"])
@@ -325,6 +357,69 @@ async def test_a_wrong_message_is_400_with_the_code_of_the_frame(
     assert after.status == 404 or page(after) == ([], False)
 
 
+async def test_a_refused_message_makes_no_room_and_uses_up_no_new_one(strict: ChatServer) -> None:
+    maria, pepe = await site(strict), await site(strict)
+    direct = f"dm.{maria.id}.{pepe.id}"
+    refusals: list[tuple[str, dict[str, Any], str]] = [
+        (a_room(), {"text": " "}, "text_empty"),
+        (a_room(), {"text": "x" * 4001}, "text_too_long"),
+        (a_room(), {"text": "hola", "id": ""}, "bad_frame"),
+        (a_room(), {"text": "hola", "receiver_id": MAX_INTEGER}, "unknown_receiver"),
+        (direct, {"text": "hola"}, "missing_receiver"),
+        (direct, {"text": "hola", "receiver_id": maria.id}, "forbidden"),
+    ]
+    for room, content, code in refusals:
+        assert (await maria.ask("POST", f"/api/rooms/{room}/messages", content)).code == code
+        assert (await maria.read(room)).code == "not_found"
+    # All that may be sent and made is still there.
+    room = a_room()
+    assert (await maria.post(room, "hola")).status == 201
+    for text in ("one", "two"):
+        await pepe.post(room, text)
+    late = a_room()
+    assert (await pepe.post(late, "three")).code == "rate_limited"
+    assert (await pepe.read(late)).code == "not_found"
+    async with pepe.enter(late):
+        assert (await pepe.read(late)).status == 200
+    assert await pepe.refused(a_room()) == 4429
+
+
+async def test_a_message_that_was_not_confirmed_is_repeated_under_the_id_that_was_made(
+    server: ChatServer, maria: Person
+) -> None:
+    room = await filled(maria, 1)
+    with closing(sqlite3.connect(server.folder / "var" / "chat.db")) as other:
+        # For longer than the server waits for its turn to write.
+        other.execute("BEGIN IMMEDIATE")
+        answer, mine = await asyncio.gather(
+            maria.post(room, "nameless"), maria.post(room, "named", id="mine")
+        )
+        other.rollback()
+    for one in (answer, mine):
+        assert (one.status, one.code) == (503, "unavailable")
+        assert int(one.headers["retry-after"]) > 0
+        assert one.headers["cache-control"] == "no-store"
+    assert mine.json["id"] == "mine" and answer.json["id"] != "mine"
+    again = await maria.post(room, "nameless", id=answer.json["id"])
+    assert (again.status, again.json["seq"]) == (201, 2)
+    assert (await maria.post(room, "nameless", id=answer.json["id"])).json["duplicate"] is True
+
+
+async def test_posting_to_a_wrong_receiver_is_written_as_from_a_socket(
+    server: ChatServer, maria: Person, pepe: Person
+) -> None:
+    missing = "Missing receiver_id in message"
+    nobody = MAX_INTEGER - secrets.randbelow(10**9)
+    before = len(lines_with(server, missing))
+    await maria.post(await direct_room(maria, pepe), "hola")
+    await maria.post(a_room(), "hola", receiver_id=nobody)
+    # Lines come in order.
+    await server.wait_for_log(f"Receiver {nobody} does not exist")
+    written = [lines_with(server, missing)[before:], lines_with(server, f"Receiver {nobody} ")]
+    assert [len(lines) for lines in written] == [1, 1]
+    assert all(" ERROR " in lines[0] for lines in written)
+
+
 async def test_posting_into_a_direct_room_needs_the_other_as_receiver(
     server: ChatServer, maria: Person, pepe: Person
 ) -> None:
@@ -345,6 +440,8 @@ async def test_posting_into_a_direct_room_needs_the_other_as_receiver(
         (b'"text"', "bad_json"),
         (b"null", "bad_json"),
         (b'{"text":"\xff"}', "bad_json"),
+        (b'{"text":"a","user_id":1,"x":"\xff"}', "bad_json"),
+        (b'{"text":"a","user_id":1,"\xc3":1}', "bad_json"),
         (b'{"text":"\\ud800"}', "bad_json"),
         (b'{"text":"a"}{}', "bad_json"),
         (b'{"text":"a","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "bad_json"),
@@ -457,6 +554,32 @@ async def test_a_backend_does_all_that_its_user_may(server: ChatServer, maria: P
 
 
 # --- Health
+
+
+async def test_a_foreign_origin_with_a_cookie_is_refused_and_written(server: ChatServer) -> None:
+    person, origin, room = await guest(server), f"https://{a_name()}.example", a_room()
+    headers = {"Origin": origin}
+    answer = await person.ask("POST", f"/api/rooms/{room}/messages", {"text": "hola"}, headers)
+    assert answer.code == "forbidden"
+    await server.wait_for_log(f"Origin {origin} refused")
+    [line] = lines_with(server, f"Origin {origin} refused")
+    assert " WARNING " in line
+    assert (await person.read(room)).code == "not_found"
+
+
+async def test_errors_are_kept_by_no_cache(server: ChatServer, maria: Person) -> None:
+    answers = [
+        await ask(server, "GET", "/api/session"),
+        await ask(server, "GET", "/api/nothing"),
+        await ask(server, "DELETE", "/api/session"),
+        await maria.read(a_room()),
+        await maria.read("dm.x"),
+        await maria.ask("GET", "/api/rooms?after="),
+        await maria.post(a_room(), ""),
+        await ask(server, "POST", f"/api/rooms/{a_room()}/messages", maria.headers, b"{"),
+    ]
+    assert [one.status for one in answers] == [401, 404, 405, 404, 404, 400, 400, 415]
+    assert [one.headers["cache-control"] for one in answers] == ["no-store"] * len(answers)
 
 
 async def test_healthz_is_200_while_the_process_serves(server: ChatServer) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ChatServerFactory
 from tests.people import (
+    API_KEY,
     MAX_SERVER_FRAME,
     Member,
     Person,
@@ -21,10 +23,13 @@ from tests.people import (
     execute,
     guest,
     lines_with,
+    masked,
     mint,
+    raw_socket,
     site,
+    until,
 )
-from tests.servers import ChatServer
+from tests.servers import ChatServer, PostgresServer
 
 pytest_plugins = ["tests.houses"]
 
@@ -610,3 +615,99 @@ async def test_welcome_comes_before_all_else_while_the_room_is_busy(maria: Perso
                     await late.read_to(seq)
                     assert late.messages[0]["seq"] == 1
         await talking
+
+
+# --- Faults of the client and of the database
+
+
+async def test_what_was_decided_is_said_before_a_binary_frame_ends_it(
+    server: ChatServer, maria: Person
+) -> None:
+    room, ids = a_room(), [an_id() for _ in range(5)]
+    sends = [json.dumps({"type": "send", "id": one, "text": one}).encode() for one in ids]
+    empty = [json.dumps({"type": "send", "id": one, "text": " "}).encode() for one in ids]
+    ping = b'{"type":"ping"}'
+    async with raw_socket(server, room, maria.headers) as raw:
+        # All in one piece: it is read before anything is written.
+        frames = [*[masked(1, one) for one in (*sends, *empty, ping)], masked(2, b"binary")]
+        await raw.write(b"".join(frames))
+        answers: list[dict[str, Any]] = []
+        while True:
+            opcode, payload = await raw.frame()
+            if opcode == 8:
+                break
+            if opcode == 1:
+                answers.append(json.loads(payload))
+        assert int.from_bytes(payload[:2]) == 1003
+    refusals = [one["id"] for one in answers if one["type"] == "error"]
+    assert refusals == ids and "pong" in [one["type"] for one in answers]
+
+    async def stored() -> dict[str, int]:
+        return {one["id"]: one["seq"] for one in (await maria.read(room)).json["messages"]}
+
+    # No ack promised what is not there; each of the five was taken, so the log gets it.
+    acked = {one["id"]: one["seq"] for one in answers if one["type"] == "ack"}
+    assert acked.items() <= (await stored()).items()
+
+    async def all_stored() -> bool:
+        return list(await stored()) == ids
+
+    await until(all_stored)
+
+
+async def test_of_too_many_faulty_frames_the_last_one_is_answered_too(member: Member) -> None:
+    faults = ["{", '{"type":1}', '{"type":"dance"}'] * 3 + ["[]", '{"type":"send","id":"c-1"}']
+    for fault in faults:
+        await member.socket.send(fault)
+    assert await member.end() == 1008
+    frames = [json.loads(raw) for raw in member.raw[1:]]
+    errors = [frame for frame in frames if frame["type"] == "error"]
+    assert len(errors) == 11
+    assert (errors[-1]["code"], errors[-1]["id"]) == ("bad_frame", "c-1")
+
+
+async def test_a_message_without_an_id_that_was_not_confirmed_is_repeated_under_the_one_made(
+    chat_server: ChatServerFactory, own_postgres: PostgresServer
+) -> None:
+    url = own_postgres.create_database()
+    node = await chat_server(CHAT_DATABASE_URL=url, CHAT_API_KEY=API_KEY, CHAT_SEND_RATE="off")
+    maria, room = await site(node), a_room()
+    async with maria.enter(room) as member:
+        await member.say("before")
+        own_postgres.freeze()
+        try:
+            await member.send("send", text="nameless")
+            await member.send("send", id="mine", text="named")
+            error, named = await member.next("error"), await member.next("error")
+        finally:
+            own_postgres.thaw()
+        assert error["code"] == named["code"] == "unavailable"
+        assert error["retry_after"] > 0
+        assert re.fullmatch(r"[\x21-\x7e]{1,64}", error["id"]) and named["id"] == "mine"
+
+        async def repeated() -> bool:
+            return (await member.asks("send", id=error["id"], text="nameless"))["type"] == "ack"
+
+        await until(repeated)
+        assert (await member.say("nameless", id=error["id"]))["duplicate"] is True
+        last = (await member.say("after"))["seq"]
+        said = [one["text"] for one in await member.read_to(last)]
+        assert [said.count(text) for text in ("before", "nameless", "after")] == [1] * 3
+    await node.wait_for_log("Error saving message: ")
+    assert "nameless" not in node.log
+
+
+async def test_another_error_of_a_frame_without_an_id_carries_none(
+    maria: Person, pepe: Person
+) -> None:
+    async with maria.enter(await direct_room(maria, pepe)) as member:
+        for fields, code in (
+            ({"text": ""}, "text_empty"),
+            ({"text": "x" * 4001}, "text_too_long"),
+            ({"text": "hola"}, "missing_receiver"),
+            ({"text": "hola", "receiver_id": MAX_INTEGER}, "unknown_receiver"),
+            ({"text": "hola", "receiver_id": maria.id}, "forbidden"),
+            ({}, "bad_frame"),
+        ):
+            error = await member.asks("send", **fields)
+            assert (error["code"], "id" in error) == (code, False)

@@ -24,6 +24,8 @@ from chat.log.database import (
     describe,
     one_is_to_blame,
 )
+from chat.log.repository import Repository
+from chat.log.users import Users
 from tests.servers import PostgresServer
 from tests.storage import LIMIT, change, opened
 
@@ -370,6 +372,29 @@ async def test_a_sqlite_write_waits_only_so_long_for_another_writer(
             assert await rooms(other) == [], "reading waits for nobody"
         await healthy(other)
         assert "a" in await rooms(other)
+
+
+async def test_a_change_that_waits_for_another_writer_holds_up_no_reads(sqlite_url: str) -> None:
+    async with opened(sqlite_url) as one, opened(sqlite_url) as other:
+        async with one.transaction(limit=LIMIT) as raw:
+            await add_room(raw, "a")
+            changes = [
+                asyncio.create_task(work)
+                for work in (
+                    other.change("UPDATE rooms SET created_at = 1 RETURNING name"),
+                    Repository(other).make_room("b"),
+                    Users(other).site_user("maria"),
+                )
+            ]
+            # All of them have asked for the lock by then.
+            for _ in range(50):
+                assert await rooms(other) == []
+            assert not any(change.done() for change in changes)
+        async with asyncio.timeout(LIMIT):
+            changed, room, user = await asyncio.gather(*changes)
+        assert ("a",) in changed
+        assert (room.name, user.name) == ("b", "maria")
+        assert sorted(await rooms(one)) == ["a", "b"]
 
 
 async def test_a_held_connection_is_the_one_that_transactions_use(postgres: Database) -> None:

@@ -231,3 +231,15 @@ async def test_a_member_that_waits_for_messages_is_never_overdue() -> None:
         here.delivery.tend(asyncio.get_running_loop().time() + 10 * module.SEND_LIMIT)
         here.delivery.answer("still here")
         assert await here.wire.text() == "still here"
+
+
+async def test_what_was_answered_before_the_end_is_sent_before_the_close() -> None:
+    async with delivering() as here:
+        await asyncio.sleep(0)
+        for number in range(5):
+            here.delivery.answer(f"answer {number}")
+        here.delivery.end(CloseCode.BINARY, "only text frames")
+        assert [await here.wire.text() for _ in range(5)] == [
+            f"answer {number}" for number in range(5)
+        ]
+        assert await here.wire.close() == (CloseCode.BINARY, "only text frames")

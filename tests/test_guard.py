@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from starlette.types import Receive, Scope, Send
 
+from chat.settings import Settings
+from chat.web.guard import Guard
 from tests.people import (
     API_KEY,
     FRIEND,
@@ -43,6 +48,7 @@ pytest_plugins = ["tests.houses"]
 
 EVIL = "https://evil.example"
 JSON = {"Content-Type": "application/json"}
+PROXIES = "127.0.0.9,10.0.0.0/8"
 PATHS = ["/", "/login", "/test-chat/lobby/", "/api/session", "/static/chat.css", "/healthz", "/no"]
 
 
@@ -52,7 +58,7 @@ async def proxied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cha
     settings = {
         **NO_LIMITS,
         "CHAT_ALLOWED_HOSTS": "*",
-        "CHAT_TRUSTED_PROXIES": "127.0.0.9,10.0.0.0/8",
+        "CHAT_TRUSTED_PROXIES": PROXIES,
         "CHAT_MAX_CONNECTIONS_PER_ADDRESS": "1",
     }
     async with running(tmp_path_factory.mktemp("proxied"), **settings) as server:
@@ -362,6 +368,33 @@ async def address_taken(server: ChatServer, person: Person, source: str, chain: 
         return True
 
 
+async def believed(peer: str, *headers: tuple[str, str], kind: str = "http") -> tuple[str, str]:
+    """The client's address and the scheme that the app gets to see behind the proxies."""
+    settings = Settings.load({"CHAT_TRUSTED_PROXIES": PROXIES, "CHAT_ALLOWED_HOSTS": "*"})
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+    services = SimpleNamespace(draining=False, handshakes=0)
+    scope: Scope = {
+        "type": kind,
+        "method": "GET",
+        "path": "/",
+        "scheme": {"http": "http", "websocket": "ws"}[kind],
+        "client": (peer, 50_000),
+        "headers": [(b"host", b"chat.example"), *raw],
+        "app": SimpleNamespace(state=SimpleNamespace(services=services)),
+    }
+    await Guard(app, settings)(scope, nothing, nothing)
+    return seen[0]["client"][0], seen[0]["scheme"]
+
+
+async def nothing(*_: Any) -> Any:
+    raise AssertionError("nobody sends or receives here")
+
+
 async def test_a_trusted_proxy_tells_the_client_s_address_and_nobody_else(
     proxied: ChatServer,
 ) -> None:
@@ -380,6 +413,45 @@ async def test_a_trusted_proxy_tells_the_client_s_address_and_nobody_else(
             ("127.0.0.8", "192.0.2.1", False),
         ):
             assert await address_taken(proxied, person, source, chain) is taken, chain
+
+
+async def test_a_proxy_s_address_may_be_told_as_one_of_ipv6() -> None:
+    """As a socket for both families tells it."""
+    header = ("X-Forwarded-For", "192.0.2.1")
+    for peer in ("127.0.0.9", "::ffff:127.0.0.9", "::ffff:10.3.2.1"):
+        assert await believed(peer, header) == ("192.0.2.1", "http"), peer
+    for peer in ("::ffff:127.0.0.8", "::127.0.0.9", "2001:db8::9", "127.0.0.9%lo"):
+        assert await believed(peer, header) == (peer, "http"), peer
+
+
+@pytest.mark.parametrize(
+    ("lines", "address"),
+    [
+        (["6.6.6.6", "192.0.2.1"], "192.0.2.1"),
+        (["6.6.6.6, 7.7.7.7", "192.0.2.1, 10.1.1.1"], "192.0.2.1"),
+        (["192.0.2.1", "10.1.1.1", "10.2.2.2"], "192.0.2.1"),
+        (["192.0.2.1", "::ffff:10.1.1.1"], "192.0.2.1"),
+        (["192.0.2.1", "nonsense"], "127.0.0.9"),
+        (["nonsense", "192.0.2.1"], "192.0.2.1"),
+        (["6.6.6.6", ""], "127.0.0.9"),
+    ],
+)
+async def test_addresses_in_several_headers_are_one_list(lines: list[str], address: str) -> None:
+    headers = [("X-Forwarded-For", line) for line in lines]
+    assert await believed("127.0.0.9", *headers) == (address, "http")
+    assert await believed("127.0.0.8", *headers) == ("127.0.0.8", "http")
+
+
+async def test_of_several_forwarded_schemes_the_nearest_proxy_s_counts() -> None:
+    async def scheme(*lines: str, kind: str = "http") -> str:
+        headers = [("X-Forwarded-Proto", line) for line in lines]
+        return (await believed("127.0.0.9", *headers, kind=kind))[1]
+
+    assert await scheme("http", "https") == "https"
+    assert await scheme("https", "http") == "http"
+    assert await scheme("http, http", "http, HTTPS ") == "https"
+    assert await scheme("https", "gopher") == "http"
+    assert await scheme("http", "https", kind="websocket") == "wss"
 
 
 # --- What is written about it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from chat.errors import Unavailable
 from chat.live import announcement, hub
 from chat.live.room import Room
+from chat.log.repository import Room as Row
 from chat.log.users import Session, Users
 from chat.protocol import PAGE_DEFAULT, CloseCode, Entry
 from tests.live import Bells, Guest, Node, node
@@ -410,6 +411,62 @@ async def test_a_room_that_cannot_be_read_is_refused_to_all_and_opens_later(
         here.log.away = False
         guest = await here.join()
         await until(lambda: guest.seqs == [1])
+
+
+def once_it_is_read(
+    here: Node, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Awaitable[object]]
+) -> None:
+    """Let this happen after a room that is being opened was read, and before it is known."""
+    find, found = here.log.find_room, False
+
+    async def finding(name: str) -> Row | None:
+        nonlocal found
+        row = await find(name)
+        if not found and here.log.reads_before:
+            found = True
+            await happens()
+        return row
+
+    monkeypatch.setattr(here.log, "find_room", finding)
+
+
+async def test_what_this_process_commits_while_a_room_is_opened_is_in_it_at_once(
+    database_url: str, no_ticker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(database_url, Bells()) as here:
+        await here.say("before")
+        once_it_is_read(here, monkeypatch, lambda: here.say("meanwhile"))
+        guest = await here.join(since=0)
+        await until(lambda: guest.seqs == [1, 2])
+        assert guest.cursor.room.tail.last == 2
+
+
+async def test_a_gap_that_is_reported_while_a_room_is_opened_is_looked_for(
+    database_url: str, no_ticker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bells = Bells()
+    async with node(database_url, bells, "node-a") as a, node(database_url, bells, "node-b") as b:
+        row = await a.log.make_room("lobby")
+        await a.say("before")
+
+        async def gap() -> None:
+            await a.say("missed")
+            b.hub.on_gap(f"room.{row.id}")
+
+        once_it_is_read(b, monkeypatch, gap)
+        guest = await b.join(since=0)
+        await until(lambda: guest.seqs == [1, 2])
+
+
+async def test_a_bell_for_a_room_that_nobody_opens_is_not_kept(
+    database_url: str, no_ticker: None
+) -> None:
+    async with node(database_url, Bells()) as here:
+        await here.say("one")
+        room = await here.room()
+        await here.say("two")
+        assert here.log.reads == []
+        assert (room.tail.last, here.hub._rung) == (2, set())
 
 
 async def test_a_room_that_was_made_anew_meanwhile_is_not_opened_under_its_old_id(

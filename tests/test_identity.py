@@ -530,6 +530,16 @@ async def test_a_backend_that_names_no_good_user_is_unauthenticated(
     assert (await ask(server, "GET", "/api/session", headers)).code == "unauthenticated"
 
 
+async def test_a_name_in_raw_utf_8_is_unauthenticated_and_makes_nobody(server: ChatServer) -> None:
+    name = "José " + a_name()
+    # A header is bytes: these are the name's, without percents.
+    raw = name.encode().decode("latin-1")
+    answer = await ask(server, "GET", "/api/session", {**bearer(API_KEY), "Chat-User": raw})
+    assert answer.code == "unauthenticated"
+    for read in (name, raw):
+        assert not execute(server, "SELECT 1 FROM users WHERE name = ?", read)
+
+
 async def test_chat_user_means_nothing_without_the_api_key(server: ChatServer) -> None:
     name, person = a_name(), await site(server)
     assert await known(server, {"Chat-User": name}) is None

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,14 @@ from chat import __version__
 from chat.__main__ import main
 from tests.conftest import ChatServerFactory
 from tests.people import ask, guest
-from tests.servers import ROOT, SECRET_KEY, START_LIMIT, ChatServer, free_port
+from tests.servers import (
+    ROOT,
+    SECRET_KEY,
+    START_LIMIT,
+    ChatServer,
+    PostgresServer,
+    free_port,
+)
 
 # Seconds within which Ctrl-C ends the program.
 END_LIMIT = 5.0
@@ -213,6 +221,51 @@ async def test_ctrl_c_ends_it_within_five_seconds_and_sends_all_home_with_1012(
             assert member.raw[-1].startswith('{"type":"closing","code":1012,')
     assert await server.wait(END_LIMIT) == 0
     assert time.monotonic() - began < END_LIMIT
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_that_is_given_again_and_again_changes_nothing_of_a_good_end(
+    chat_server: ChatServerFactory, redis_url: str, number: signal.Signals, workers: int
+) -> None:
+    server = await chat_server(workers=workers, CHAT_RELAY_URL=redis_url)
+    maria = await guest(server)
+    async with maria.enter("lobby") as member:
+        await member.say("hola")
+        process = server.process
+        assert process is not None
+        ending = asyncio.create_task(member.end())
+        # To its very last breath: the latest ones meet an interpreter that is being shut down.
+        async with asyncio.timeout(END_LIMIT):
+            while process.poll() is None:
+                process.send_signal(number)
+                await asyncio.sleep(0.001)
+        assert await ending == 1012
+    assert process.returncode == 0, server.log
+
+
+async def test_ctrl_c_ends_it_in_time_though_the_database_hangs_with_messages_to_store(
+    chat_server: ChatServerFactory, own_postgres: PostgresServer
+) -> None:
+    url = own_postgres.create_database()
+    server = await chat_server(CHAT_DATABASE_URL=url, CHAT_SEND_RATE="off")
+    maria = await guest(server)
+    async with AsyncExitStack() as stack:
+        members = [await stack.enter_async_context(maria.enter("lobby")) for _ in range(5)]
+        await members[0].say("hola")
+        own_postgres.freeze()
+        try:
+            for number in range(100):
+                await members[number % 5].send("send", text=f"{number}")
+            # These were read, so what came before them is under way.
+            for member in members:
+                assert (await member.asks("ping"))["type"] == "pong"
+            began = time.monotonic()
+            assert await server.stop(signal.SIGINT) == 0
+            assert time.monotonic() - began < END_LIMIT
+            assert await asyncio.gather(*[member.end() for member in members]) == [1012] * 5
+        finally:
+            own_postgres.thaw()
 
 
 async def test_ctrl_c_ends_it_in_time_though_nobody_answers(

@@ -66,6 +66,8 @@ POSTGRES = "postgresql://chat:secret%40word@db.example:5433/chat"
         ("CHAT_API_KEY", "key", "key"),
         ("CHAT_SIGN_IN", "off", "off"),
         ("CHAT_LOGIN_URL", "https://www.example.org/login", "https://www.example.org/login"),
+        ("CHAT_LOGIN_URL", "http://localhost:3000", "http://localhost:3000"),
+        ("CHAT_LOGIN_URL", "/accounts/login?next=/chat", "/accounts/login?next=/chat"),
         ("CHAT_SESSION_COOKIE", "__Host-chat.id", "__Host-chat.id"),
         ("CHAT_SESSION_HOURS", "1", 1),
         ("CHAT_COOKIE_SECURE", "1", True),
@@ -108,6 +110,11 @@ WRONG = {
         f"postgresql://chat@db.example:{PASSWORD}/chat",
         f"postgresql://chat:{PASSWORD}@db.example:99999/chat",
         f"postgresql://chat:{PASSWORD}\uff03@db.example/chat",
+        f"postgresql://chat:{PASSWORD}@db.example/chat?sslmode=require",
+        f"postgresql://chat:{PASSWORD}@db.example/chat?ssl=require&min_size=1",
+        f"postgresql://chat@db.example/chat?password={PASSWORD}",
+        f"postgresql://chat@db.example/chat?{PASSWORD}",
+        f"postgresql://chat@db.example/chat?{PASSWORD}=",
     ],
     "CHAT_RELAY_URL": [
         "localhost",
@@ -116,8 +123,9 @@ WRONG = {
         f"http://:{PASSWORD}@redis.example",
         f"redis://:{PASSWORD}/5@redis.example",
     ],
-    "CHAT_SECRET_KEY": [PASSWORD[:15], f"{KEY},{PASSWORD[:10]}"],
+    "CHAT_SECRET_KEY": [PASSWORD[:15], f"{KEY},{PASSWORD[:10]}", ",", " , ,"],
     "CHAT_SIGN_IN": ["password", "on", "Guest"],
+    "CHAT_LOGIN_URL": ["www.example.org", "javascript:alert(1)", "ftp://example.org", "sign-in"],
     "CHAT_SESSION_COOKIE": ["a b", "a;b", "a=b", "sesión", '"s"'],
     "CHAT_SESSION_HOURS": ["0", "-1", "1.5", "1h", "999999999", "9" * 5_000, "\u0661"],
     "CHAT_COOKIE_SECURE": ["yes", "true", "2"],
@@ -165,8 +173,15 @@ def test_a_wrong_value_is_one_sentence_that_names_its_variable(variable: str, ra
 
 
 def test_every_setting_with_rules_has_its_wrong_values_here() -> None:
-    free = {"CHAT_API_KEY", "CHAT_LOGIN_URL"}
-    assert set(WRONG) == set(DEFAULTS) - free
+    assert set(WRONG) == set(DEFAULTS) - {"CHAT_API_KEY"}
+
+
+@pytest.mark.parametrize(
+    "options", ["?ssl=require", "?host=/run/postgresql", "?host=/run/postgresql&ssl=prefer", "?"]
+)
+def test_a_postgresql_url_may_name_ssl_and_a_socket_s_folder(options: str) -> None:
+    environ = {"CHAT_DATABASE_URL": POSTGRES + options, "CHAT_SECRET_KEY": KEY}
+    assert Settings.load(environ).database_url == POSTGRES + options
 
 
 def test_postgresql_needs_a_secret_key() -> None:

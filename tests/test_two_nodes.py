@@ -221,3 +221,37 @@ async def test_a_node_that_is_killed_loses_nothing_that_was_acked(
         assert acks[acked["seq"] - 1]["duplicate"] is True
         await again.read_to(200)
         assert again.texts == [f"{number}" for number in range(200)]
+
+
+async def test_who_has_seen_more_than_a_node_has_heard_of_goes_on_there_where_it_was(
+    chat_server: ChatServerFactory, postgres_url: str, own_redis: RedisServer
+) -> None:
+    settings = {**UNLIMITED, "CHAT_DATABASE_URL": postgres_url, "CHAT_RELAY_URL": own_redis.url}
+    a, b = [await chat_server(**settings) for _ in range(2)]
+    maria = await guest(a)
+    # Without bells, b's open room learns of a's messages by its ticker only: often too late here.
+    async with in_room([maria, at(b, maria)]) as [here, there]:
+        own_redis.stop()
+        await asyncio.gather(*[node.wait_for_log("Relay lost") for node in (a, b)])
+        epoch = here.welcome["epoch"]
+        for number in range(10):
+            seq = (await here.say(f"{number}"))["seq"]
+            async with at(b, maria).enter("lobby", f"?since={seq}&epoch={epoch}") as again:
+                assert again.welcome["resumed"] is True
+                assert again.welcome["last_seq"] == seq
+                after = await again.say("there")
+                await again.read_to(after["seq"])
+                assert [one["seq"] for one in again.messages] == [after["seq"]]
+        await all_read([here, there], after["seq"])
+
+
+async def test_a_since_that_no_node_knows_is_not_resumed(
+    chat_server: ChatServerFactory, sqlite_url: str
+) -> None:
+    node = await chat_server(CHAT_DATABASE_URL=sqlite_url)
+    maria = await guest(node)
+    async with in_room([maria]) as [first]:
+        await first.say("hola")
+        async with maria.enter("lobby", "?since=2") as again:
+            assert again.welcome["resumed"] is False
+            assert [one["seq"] for one in await again.read_to(1)] == [1]

@@ -25,9 +25,10 @@ from chat.log.repository import Stored
 from chat.log.statements import Draft, PostgreSQL
 from chat.log.writer import Writer
 from chat.protocol import Entry, SharedText, messages_frame
+from chat.web.delivery import Delivery
 
 # Seconds between the early ack and the commit: a slow disk, so that a crash finds some.
-SLOW_DISK = 0.1
+SLOW_DISK = 0.05
 # Which share of the bells gets lost where bells get lost.
 LOST_BELLS = 0.3
 
@@ -134,6 +135,18 @@ def no_resubscribe() -> None:
     _put(RedisSession, "_compare", compare_once)
 
 
+def one_slow_reader_stops_all() -> None:
+    """Promise 5: a node sends one frame after the other, whoever does not read."""
+    send = _of(Delivery, "send")
+    turn = asyncio.Lock()
+
+    async def send_in_turn(self: Delivery, text: str) -> None:
+        async with turn:
+            await send(self, text)
+
+    _put(Delivery, "send", send_in_turn)
+
+
 def no_good_bye() -> None:
     """Draining: the process ends without a word to its members."""
     import chat.app
@@ -156,6 +169,7 @@ BREAKS: dict[str, Break] = {
         no_gap_fill,
         no_ticker,
         no_resubscribe,
+        one_slow_reader_stops_all,
         no_good_bye,
     )
 }

@@ -31,6 +31,8 @@ CLOSE_PATIENCE = 0.2
 # Seconds without an answer, on a socket that answers pings, that are a fault. A statement may
 # take 5 s, and a batch waits for the one before it.
 ANSWER_LIMIT = 20.0
+# Frames that are read ahead: who dozes lets the rest wait in the network.
+MAX_QUEUE = 2
 # Messages under way on one connection; the rest waits here.
 WINDOW = 8
 # Seconds between two attempts, at random up to this: nodes come and go within a second.
@@ -69,6 +71,8 @@ class Talker:
         # How sockets ended: when, and the code; those we ended on purpose are not here.
         self.closes: list[tuple[float, int]] = []
         self.connected = False
+        # When it last began to doze: it reads no acks then, and soon says nothing more.
+        self.dozed = -1.0
         # The node that it is connected to.
         self.at: str | None = None
         self._token = token
@@ -82,6 +86,11 @@ class Talker:
         self._leaving = False
         # Set where we end the socket ourselves.
         self._on_purpose = False
+        # Set while it reads.
+        self._awake = asyncio.Event()
+        self._awake.set()
+        # Set where the connection breaks after the next send.
+        self._cutting = False
         # Ids that await their answer on this connection, by the number of the frame.
         self._in_flight: dict[str, int] = {}
         self._frames = 0
@@ -102,11 +111,12 @@ class Talker:
         """The seq of the newest message on the screen."""
         return self.screen[-1].seq if self.screen else 0
 
-    def say(self) -> None:
+    def say(self, more: str = "") -> None:
         """Say something, soon and once."""
         self._count += 1
         id = f"{self.name}-{self._count}-{self._random.getrandbits(64):x}"
-        said = Said(id, f"{self.name} says {self._count}", self.room, self.name, self._book.now)
+        text = f"{self.name} says {self._count}{more}"
+        said = Said(id, text, self.room, self.name, self._book.now)
         self._book.said[id] = said
         self.unacked[id] = said
         self._bell.set()
@@ -119,9 +129,18 @@ class Talker:
             self._socket.transport.abort()
 
     def cut(self) -> None:
-        """Break the connection, as a network does."""
+        """Break the connection, as a network does, between a send and its ack."""
         if self._socket is not None:
-            self._socket.transport.abort()
+            self._cutting = True
+            self.say()
+
+    def doze(self) -> None:
+        """Read nothing more, until `wake`; a socket that takes no more pings is given up."""
+        self.dozed = self._book.now
+        self._awake.clear()
+
+    def wake(self) -> None:
+        self._awake.set()
 
     async def run(self) -> None:
         """Be there, until `leave`."""
@@ -159,12 +178,13 @@ class Talker:
             compression=None,
             proxy=None,
             max_size=None,
+            max_queue=MAX_QUEUE,
             open_timeout=CONNECT_PATIENCE,
             ping_interval=PING_INTERVAL,
             ping_timeout=PING_PATIENCE,
             close_timeout=CLOSE_PATIENCE,
         ) as socket:
-            self._on_purpose = False
+            self._on_purpose = self._cutting = False
             sending: asyncio.Task[None] | None = None
             try:
                 async with asyncio.timeout(CONNECT_PATIENCE):
@@ -176,6 +196,7 @@ class Talker:
                 else:
                     self._take(first)
                 while True:
+                    await self._awake.wait()
                     self._take(json.loads(await socket.recv()))
             except ConnectionClosed as closed:
                 self._closed(closed)
@@ -217,6 +238,7 @@ class Talker:
             self._come_back = LONG_PAUSE
         if code in (ABNORMAL, FAULT, LATER):
             self._node += 1
+            self._come_back = self._come_back or self._random.uniform(0, PAUSE)
 
     def _refused(self, error: InvalidStatus) -> None:
         status = error.response.status_code
@@ -245,6 +267,9 @@ class Talker:
                     await socket.send(
                         json.dumps({"type": "send", "id": said.id, "text": said.text})
                     )
+                if self._cutting:
+                    socket.transport.abort()
+                    return
                 try:
                     async with asyncio.timeout(ANSWER_LIMIT):
                         await self._bell.wait()
@@ -287,7 +312,7 @@ class Talker:
         self.screen.append(Line(line.seq, said.id, said.text))
         self._seqs[said.id] = line.seq
         said.screens += 1
-        said.seen = self._book.now
+        said.seen_before, said.seen = said.seen, self._book.now
         if self.acks.get(said.id, line.seq) != line.seq:
             self._find(Kind.WRONG_ACK, f"{line} was acked as {self.acks[said.id]}")
 

@@ -34,7 +34,7 @@ class Kind(StrEnum):
     MISSING = "a screen does not show the whole log"
     UNACKED = "a message was never acked"
     # Seen by the checker while it breaks things.
-    LATE = "a message came too late although only the relay was away"
+    LATE = "a message came too late for what was broken"
     SLOW = "it did not get well again"
     CUT = "a connection ended that had no reason to"
     EXIT = "a process did not end as it should"
@@ -67,9 +67,10 @@ class Said:
     due: float
     sent: float | None = None
     acked: float | None = None
-    # How many screens show it, and since when the last one does.
+    # How many screens show it, and since when the last one does, and the one before.
     screens: int = 0
     seen: float | None = None
+    seen_before: float | None = None
 
     def delay(self, screens: int, now: float) -> float:
         """Seconds from the moment it was due until acked and on this many screens, or until now."""

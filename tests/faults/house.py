@@ -47,7 +47,7 @@ TOKEN_LIFE = 86_400
 
 NODES = ("node a", "node b")
 WAYS: dict[str, tuple[str, ...]] = {
-    "node": ("kill", "restart", "freeze", "cut", "kill a worker"),
+    "node": ("kill", "restart", "freeze", "cut", "doze", "kill a worker"),
     "redis": ("kill", "restart", "freeze", "drop"),
     "postgres": ("kill", "restart", "freeze", "drop"),
 }
@@ -91,7 +91,8 @@ class Node(ChatServer):
         assert not self.running, "already started"
         env = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
         env |= {name: value for name, value in self.settings.items() if value is not None}
-        env |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+        env["PYTHONUNBUFFERED"] = "1"
         command = [sys.executable, "-m", "tests.faults.broken", self.broken, "serve"]
         command += ["--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers)]
         self.process = launch(
@@ -123,8 +124,11 @@ class House:
         self.nodes = nodes
         # Called where a process did not end as it should, with the node and the complaint.
         self.complain: Callable[[str, str], None] = lambda who, detail: None
-        # Called to break the connections to a node, as a network does.
+        # What happens to the clients of the node with this URL: their connections break, as a
+        # network breaks them; or one in each room stops reading while the others say a lot.
         self.cut: Callable[[str], None] = lambda url: None
+        self.doze: Callable[[str], None] = lambda url: None
+        self.wake: Callable[[], None] = lambda: None
 
     @property
     def urls(self) -> list[str]:
@@ -193,8 +197,11 @@ class House:
     def _node(self, part: str, way: str) -> Way:
         node = self.node(part)
 
-        async def cut() -> None:
+        def cut() -> None:
             self.cut(node.ws_url)
+
+        def doze() -> None:
+            self.doze(node.ws_url)
 
         async def kill_worker() -> None:
             workers = node.family()[1:]
@@ -232,7 +239,9 @@ class House:
             case "freeze":
                 return _soon(each("suspend")), _soon(each("resume"))
             case "cut":
-                return cut, cut
+                return _soon(cut), _soon(cut)
+            case "doze":
+                return _soon(doze), _soon(self.wake)
             case _:
                 return kill_worker, start
 
@@ -302,15 +311,14 @@ async def house(
     nodes = [Node(folder, settings, workers=count) for count in workers]
     for node in nodes:
         node.broken = broken
-    opened = House(redis, postgres, database, nodes)
     try:
         await asyncio.gather(*[node.start() for node in nodes])
-        yield opened
+        yield House(redis, postgres, database, nodes)
+        for node in nodes:
+            code = await node.stop()
+            assert code == 0, f"exit code {code}:\n{node.log}"
     finally:
         for node in nodes:
             if node.running:
-                with suppress(subprocess.TimeoutExpired):
-                    code = await node.stop()
-                    if code != 0:
-                        opened.complain(NODES[nodes.index(node)], f"SIGTERM ended it with {code}")
+                await node.kill()
         postgres.drop_database(database)

@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.faults.checker import Step, check, schedule
-from tests.faults.house import NODES, house
+from tests.faults.house import NODES, ORDER, WAYS, Fault, house
 from tests.servers import PostgresServer, RedisServer
 
 # Seconds for one schedule: its faults, the recoveries from them and the start of two nodes.
 LIMIT = 120
+STEPS = 4
+
+# Seeds, and the parts that they break one at a time.
+ALONE: list[tuple[int, Sequence[str]]] = [(4018, NODES), (134, ("redis",)), (143, ("postgres",))]
+# A seed that breaks two at a time.
+TOGETHER = 8026
 
 
 async def run(
@@ -32,12 +38,22 @@ async def run(
     assert not report.findings, f"\n{report.table}"
 
 
+def test_the_known_seeds_break_everything_in_every_way() -> None:
+    alone = [schedule(seed, STEPS, parts, pairs=0) for seed, parts in ALONE]
+    together = schedule(TOGETHER, 3, pairs=1)
+    faults = [fault for steps in [*alone, together] for step in steps for fault in step]
+    done = {(fault.part.split(" ")[0], fault.way) for fault in faults}
+    assert done == {(part, way) for part, ways in WAYS.items() for way in ways}
+    assert all(len(step) == 2 for step in together)
+
+
+def test_a_seed_replays_its_schedule() -> None:
+    assert schedule(7, 20) == schedule(7, 20)
+    assert schedule(7, 20) != schedule(8, 20)
+
+
 @pytest.mark.timeout(LIMIT)
-@pytest.mark.parametrize(
-    ("seed", "parts"),
-    [(1, NODES), (2, ("redis",)), (3, ("postgres",))],
-    ids=["nodes", "redis", "postgres"],
-)
+@pytest.mark.parametrize(("seed", "parts"), ALONE, ids=["nodes", "redis", "postgres"])
 async def test_nothing_is_lost_or_repeated_while_one_part_breaks(
     breakable_redis: RedisServer,
     breakable_postgres: PostgresServer,
@@ -45,7 +61,7 @@ async def test_nothing_is_lost_or_repeated_while_one_part_breaks(
     seed: int,
     parts: Sequence[str],
 ) -> None:
-    steps = schedule(seed, 4, parts, pairs=0)
+    steps = schedule(seed, STEPS, parts, pairs=0)
     await run(breakable_redis, breakable_postgres, tmp_path, seed, steps)
 
 
@@ -53,14 +69,22 @@ async def test_nothing_is_lost_or_repeated_while_one_part_breaks(
 async def test_nothing_is_lost_or_repeated_while_two_parts_break(
     breakable_redis: RedisServer, breakable_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    steps = schedule(4, 4, pairs=1)
-    await run(breakable_redis, breakable_postgres, tmp_path, 4, steps)
+    steps = schedule(TOGETHER, 3, pairs=1)
+    await run(breakable_redis, breakable_postgres, tmp_path, TOGETHER, steps)
+
+
+@pytest.mark.timeout(LIMIT)
+async def test_nothing_is_lost_or_repeated_where_everything_dies_at_once(
+    breakable_redis: RedisServer, breakable_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    steps = [tuple(Fault(part, "kill", 0.1) for part in ORDER)]
+    await run(breakable_redis, breakable_postgres, tmp_path, 1, steps)
 
 
 @pytest.mark.timeout(LIMIT)
 async def test_nothing_is_lost_or_repeated_by_a_schedule_nobody_has_seen(
     breakable_redis: RedisServer, breakable_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    # The seed is printed where the test fails: `schedule(seed, 3)` makes the same faults again.
+    # The seed is printed where the test fails: `schedule(seed, 2)` makes the same faults again.
     seed = random.SystemRandom().randrange(10**6)
-    await run(breakable_redis, breakable_postgres, tmp_path, seed, schedule(seed, 3))
+    await run(breakable_redis, breakable_postgres, tmp_path, seed, schedule(seed, 2))
