@@ -253,6 +253,8 @@ async def test_ctrl_c_ends_it_in_time_though_the_database_hangs_with_messages_to
     async with AsyncExitStack() as stack:
         members = [await stack.enter_async_context(maria.enter("lobby")) for _ in range(5)]
         await members[0].say("hola")
+        # Many at once: so there are idle connections, too, which a polite close would wait for.
+        await asyncio.gather(*[maria.ask("GET", "/api/rooms") for _ in range(20)])
         own_postgres.freeze()
         try:
             for number in range(100):
@@ -264,6 +266,9 @@ async def test_ctrl_c_ends_it_in_time_though_the_database_hangs_with_messages_to
             assert await server.stop(signal.SIGINT) == 0
             assert time.monotonic() - began < END_LIMIT
             assert await asyncio.gather(*[member.end() for member in members]) == [1012] * 5
+            # What cannot be stored is not waited for a second time.
+            assert "enough to store the last messages" in server.log
+            assert "enough to send the last messages" not in server.log
         finally:
             own_postgres.thaw()
 
