@@ -47,7 +47,7 @@ from chat.web.delivery import Delivery
 from tests.live import Bells, HeldRelay
 
 # Examples and their steps: both databases together stay well below a minute on two shared cores.
-EXAMPLES = {"sqlite": 60, "postgresql": 15}
+EXAMPLES = {"sqlite": 120, "postgresql": 30}
 STEPS = 40
 
 # The bounds of the product, so small that a few messages reach beyond each of them.
