@@ -10,6 +10,9 @@ WORKERS ?= 1
 # How long `make soak` breaks things.
 MINUTES = 30
 
+# Test files that run side by side. They wait more than they work: more than there are cores.
+JOBS = 3
+
 # A Python to use instead of the first one found; arguments for pytest (then without coverage).
 PYTHON =
 ARGS =
@@ -39,7 +42,8 @@ run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, 
 	@exec $(VENV_PYTHON) -m chat serve --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
 
 test: .venv/installed-test browser ## run all tests; ARGS="tests/test_tail.py -k gap" for some
-	@exec $(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --cov-report=term:skip-covered)
+	@exec $(VENV_PYTHON) -m pytest \
+		$(or $(ARGS),--numprocesses $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered)
 
 lint: .venv/installed-lint ## ruff, and mypy --strict on chat/
 	$(VENV_PYTHON) -m ruff check

@@ -28,8 +28,9 @@ for _name in [name for name in os.environ if name.startswith("CHAT_")]:
     if not _name.startswith("CHAT_TEST_"):
         del os.environ[_name]
 
-# Tests that this machine cannot run, and why. Filled by the hooks below.
-_unavailable = pytest.StashKey[dict[str, str]]()
+# The property of a report that says why this machine cannot run the test. Reports travel from the
+# processes that run tests to the one that prints the summary.
+UNAVAILABLE = "unavailable"
 
 
 class Unavailable(pytest.skip.Exception):
@@ -44,16 +45,12 @@ def unavailable(reason: str) -> Unavailable:
     return Unavailable(reason)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_unavailable] = {}
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report: pytest.TestReport = yield  # type: ignore[assignment]
     error = call.excinfo.value if call.excinfo else None
     if isinstance(error, Unavailable):
-        item.config.stash[_unavailable][item.nodeid] = str(error)
+        report.user_properties.append((UNAVAILABLE, str(error)))
         if IN_CI:
             report.outcome = "failed"
             report.longrepr = f"cannot run here, and CI is set: {error}"
@@ -72,10 +69,15 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     return report  # type: ignore[return-value]
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    if missing := config.stash[_unavailable]:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    missing = {
+        report.nodeid: reason
+        for outcome in ("skipped", "failed", "error")
+        for report in terminalreporter.stats.get(outcome, [])
+        for name, reason in getattr(report, "user_properties", [])
+        if name == UNAVAILABLE
+    }
+    if missing:
         verdict = "failed, as CI is set" if IN_CI else "not run"
         terminalreporter.section(f"this machine cannot run ({verdict})", yellow=True)
         for name, reason in missing.items():
