@@ -26,6 +26,8 @@ from chat.live.hub import Hub
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks
 from chat.log.database import Database
+from chat.log.marks import Marks
+from chat.log.members import Members
 from chat.log.repository import Repository
 from chat.log.users import Users
 from chat.log.writer import Writer
@@ -102,10 +104,14 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     hub = Hub(repository, relay, process)
     writer = Writer(repository, hub.announce)
     users = Users(database)
+    members = Members(database)
+    marks = Marks(members)
     limits = Limits(settings, deployment, lambda: relay.lost)
     identities = Identities(settings, users)
     tasks = Tasks()
-    chat = Services(settings, repository, users, writer, hub, relay, identities, limits)
+    chat = Services(
+        settings, repository, users, members, marks, writer, hub, relay, identities, limits
+    )
     app.state.services = chat
     app.state.tasks = tasks
     app.state.drain = lambda: drain(chat)
@@ -113,6 +119,8 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     tasks.start("writer", writer.run)
     tasks.start("ticker", hub.tick)
     tasks.start("tending", hub.tend)
+    tasks.start("presence", hub.presence.run)
+    tasks.start("marks", marks.run)
     try:
         yield
     finally:

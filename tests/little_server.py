@@ -84,7 +84,8 @@ def create_app(fault: str) -> Starlette:
             raise LookupError("one\ntwo")
         if fault == "slow start":
             print("starting", flush=True)
-            await asyncio.sleep(3600)
+            while not marker.exists():
+                await asyncio.sleep(0.01)
         if fault == "second start" and marker.exists():
             raise ChatError("The database went away.")
         yield

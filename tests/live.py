@@ -112,6 +112,13 @@ class Bells:
         for place in places:
             self.send(*self.held[place])
 
+    def tell_all(self) -> None:
+        """Let all processes hear the control texts that were said so far."""
+        told, self.told = self.told, []
+        for text in told:
+            for relay in self.relays:
+                relay._on_control(text)
+
     def send(self, channel: str, text: str) -> None:
         for relay in self.relays:
             relay.hear(channel, text)
@@ -166,6 +173,9 @@ class Guest:
         sid: str | None = None,
     ) -> None:
         self.user_id = user_id
+        self.person = Person(user_id, f"user {user_id}")
+        # Frames that may be missed, in the order they came.
+        self.asides: list[dict[str, Any]] = []
         self.sid = sid
         self.cursor = Cursor(room, since, epoch)
         self.frames: list[SharedText] = []
@@ -188,6 +198,10 @@ class Guest:
     def end(self, code: CloseCode, reason: str) -> None:
         self.ended.append(code)
         self._bell.set()
+
+    def aside(self, key: str, text: str, *, replace: bool = False) -> bool:
+        self.asides.append(json.loads(text))
+        return True
 
     def tend(self, moment: float) -> None:
         self.tended.append(moment)

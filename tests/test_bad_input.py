@@ -599,7 +599,7 @@ async def test_a_bad_form_is_400_and_signs_nobody_in(big_server: ChatServer, wha
         (b'{"text":"\xff"}', 400),
         (b"\xff\xfe", 400),
         (b"", 400),
-        (gzip.compress(b'{"text":"a"}'), 400),
+        (gzip.compress(b'{"text":"a"}', mtime=0), 400),
         (b"x" * 70_000, 413),
     ],
     ids=lambda one: ascii(one)[:24],

@@ -30,7 +30,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 
 import chat.__main__ as program
-from chat import protocol
+from chat import incoming, protocol
 from chat.app import create_app
 from chat.errors import WireError
 from chat.ops.config import load_config
@@ -196,8 +196,20 @@ SERVER_STRUCTS = (
     protocol.Pong,
     protocol.Renewed,
     protocol.Closing,
+    protocol.Present,
+    protocol.Changed,
+    protocol.Typing,
+    protocol.Read,
+    protocol.Redacted,
 )
-CLIENT_STRUCTS = (protocol.Send, protocol.History, protocol.Renew, protocol.Ping)
+CLIENT_STRUCTS = (
+    incoming.Send,
+    incoming.History,
+    incoming.Renew,
+    incoming.Typing,
+    incoming.Read,
+    incoming.Ping,
+)
 
 
 def tag(kind: Any) -> str:
@@ -214,7 +226,9 @@ def server_frames() -> dict[str, set[str]]:
         protocol.messages_frame("lobby", []),
         protocol.history_frame("h1", "lobby", [], False),
     )
-    frames = {tag(kind): wire_fields(kind) for kind in SERVER_STRUCTS}
+    frames: dict[str, set[str]] = {}
+    for kind in SERVER_STRUCTS:  # `presence` has two shapes
+        frames.setdefault(tag(kind), set()).update(wire_fields(kind))
     for raw in joined:
         frame = json.loads(raw)
         frames[frame["type"]] = set(frame) - {"type"}
@@ -234,7 +248,7 @@ def documented_frames(side: str) -> dict[str, set[str]]:
 def test_all_structs_with_a_tag_are_looked_at_here() -> None:
     tagged = {
         kind
-        for kind in vars(protocol).values()
+        for kind in [*vars(protocol).values(), *vars(incoming).values()]
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and tag(kind) != "None"
     }
     assert tagged == {*SERVER_STRUCTS, *CLIENT_STRUCTS}

@@ -46,13 +46,18 @@ class House:
 
     def __init__(self) -> None:
         self.steps: list[str] = []
-        self.hub: Any = SimpleNamespace(members=set(), deserted=asyncio.Event())
+        self.hub: Any = SimpleNamespace(
+            members=set(),
+            deserted=asyncio.Event(),
+            presence=SimpleNamespace(bye=lambda: self.steps.append("bye")),
+        )
         self.hub.deserted.set()
         self.chat: Any = SimpleNamespace(
             draining=False,
             hub=self.hub,
             writer=SimpleNamespace(flush=self.flush),
             relay=SimpleNamespace(flush=self.ring),
+            marks=SimpleNamespace(flush=self.mark),
         )
         self.stored = asyncio.Event()
         self.stored.set()
@@ -60,6 +65,9 @@ class House:
     async def flush(self) -> None:
         self.steps.append("flush")
         await self.stored.wait()
+
+    async def mark(self) -> None:
+        self.steps.append("mark")
 
     async def ring(self) -> None:
         self.steps.append("ring")
@@ -77,12 +85,12 @@ async def test_reading_stops_then_all_is_stored_sent_and_announced_before_the_go
     house = House()
     for _ in range(3):
         Member(house)
-    assert await house.drain() == ["pause", "flush", "look", "ring", "end"]
+    assert await house.drain() == ["pause", "flush", "look", "ring", "end", "bye", "mark"]
     assert house.steps.count("end") == 3
 
 
 async def test_an_empty_house_drains_at_once() -> None:
-    assert await House().drain() == ["flush", "ring"]
+    assert await House().drain() == ["flush", "ring", "bye", "mark"]
 
 
 async def test_members_that_are_behind_are_waited_for() -> None:
@@ -94,7 +102,7 @@ async def test_members_that_are_behind_are_waited_for() -> None:
             await asyncio.sleep(0)
     assert "end" not in house.steps
     member.settles = True
-    assert (await draining)[-1] == "end"
+    assert (await draining)[-3:] == ["end", "bye", "mark"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ async def test_no_step_is_waited_for_longer_than_its_limit(
     Member(house, settles=limit != "SETTLE_LIMIT", leaves=limit != "FAREWELL_LIMIT")
     if limit == "FLUSH_LIMIT":
         house.stored.clear()
-    assert (await house.drain())[-1] == "end"
+    assert (await house.drain())[-3:] == ["end", "bye", "mark"]
     assert [one.getMessage() for one in caplog.records] == [
         f"Draining: 0.01 s were not enough to {words}"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -701,13 +702,15 @@ async def test_closing_while_a_room_opens_leaves_no_task(database_url: str) -> N
 
 async def test_a_user_with_two_tabs_is_online_once(database_url: str) -> None:
     async with node(database_url, Bells()) as here:
-        assert here.hub.online("lobby") == 0
+        room = await here.room()
+        online = functools.partial(here.hub.presence.count, room.id)
+        assert online() == 0
         guests = [await here.join(user_id=user_id) for user_id in (7, 7, 8)]
-        assert here.hub.online("lobby") == 2
+        assert online() == 2
         await guests[0].leave()
-        assert here.hub.online("lobby") == 2
+        assert online() == 2
         await guests[1].leave()
-        assert here.hub.online("lobby") == 1
+        assert online() == 1
 
 
 async def test_the_hub_knows_when_all_are_gone(database_url: str) -> None:
@@ -781,7 +784,7 @@ async def test_signing_out_is_found_by_the_ticker_where_the_tell_is_lost(
         await looks(b, 2)
         await Users(a.log.database).sign_out(maria)
         a.hub.revoke(maria.sid)
-        assert bells.told == [f"revoked {maria.sid}"]
+        assert f"revoked {maria.sid}" in bells.told
         await until(lambda: there.ended != [])
         assert set(there.ended) == {CloseCode.UNAUTHENTICATED}
         assert other.ended == []

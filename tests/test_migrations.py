@@ -41,6 +41,19 @@ async def deployment(url: str) -> str:
     return str(id)
 
 
+async def execute(url: str, sql: str) -> None:
+    """Run one statement on a database as it is, without the program."""
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(urlsplit(url).path[1:])
+        connection.execute(sql)
+        connection.commit()
+        connection.close()
+    else:
+        other = await asyncpg.connect(url)
+        await other.execute(sql)
+        await other.close()
+
+
 def test_the_history_is_one_line() -> None:
     directory = steps()
     assert len(directory.get_heads()) == 1
@@ -62,6 +75,18 @@ async def test_a_repeated_upgrade_changes_nothing(database_url: str) -> None:
     await upgrade(database_url)
     await upgrade(database_url)
     assert await deployment(database_url) == before
+    async with opened(database_url) as database:
+        assert await database.rows("SELECT name FROM rooms") == [("lobby",)]
+    assert await versions(database_url) == steps().get_heads()
+
+
+@pytest.mark.parametrize("step", [one.revision for one in steps().walk_revisions()])
+async def test_a_database_of_any_age_keeps_what_it_holds(database_url: str, step: str) -> None:
+    await upgrade(database_url, step)
+    # Not `Database.open`, which would upgrade it.
+    await execute(
+        database_url, "INSERT INTO rooms (name, epoch, created_at) VALUES ('lobby', 'e', 0)"
+    )
     async with opened(database_url) as database:
         assert await database.rows("SELECT name FROM rooms") == [("lobby",)]
     assert await versions(database_url) == steps().get_heads()
@@ -177,21 +202,10 @@ async def test_a_fault_within_a_migration_is_the_drivers_and_changes_nothing(
     database_url: str,
 ) -> None:
     # Somebody else's table is in the way.
-    async def execute(sql: str) -> None:
-        if database_url.startswith("sqlite"):
-            connection = sqlite3.connect(urlsplit(database_url).path[1:])
-            connection.execute(sql)
-            connection.commit()
-            connection.close()
-        else:
-            other = await asyncpg.connect(database_url)
-            await other.execute(sql)
-            await other.close()
-
-    await execute("CREATE TABLE messages (mine text)")
+    await execute(database_url, "CREATE TABLE messages (mine text)")
     with pytest.raises((sqlite3.OperationalError, asyncpg.DuplicateTableError)):
         await upgrade(database_url)
     with pytest.raises(Unavailable, match="cannot be opened"):
         await Database(database_url).open()
-    await execute("DROP TABLE messages")
+    await execute(database_url, "DROP TABLE messages")
     assert await versions(database_url) == steps().get_heads()

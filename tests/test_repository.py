@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from chat.clock import now, rfc3339
 from chat.errors import IdConflict, Unavailable
 from chat.log.database import Database
+from chat.log.members import Mark, Members
 from chat.log.repository import REVOCATION_OVERLAP, Repository, Room
 from chat.log.statements import Draft
-from chat.log.users import Users
+from chat.log.users import User, Users
 from chat.protocol import Person
 from tests.storage import (
     JUAN,
@@ -111,7 +112,7 @@ async def test_the_rooms_of_a_user_have_messages_and_are_latest_first(
         clock[0] = at
         await log.append([draft(await log.make_room(name))])
     rooms, more = await log.rooms_of(MARIA.id, None, 200)
-    assert rooms == [("c", 2, 3_000), ("a", 1, 2_000), ("b", 1, 2_000)]
+    assert [room[1:4] for room in rooms] == [("c", 2, 3_000), ("a", 1, 2_000), ("b", 1, 2_000)]
     assert not more
 
 
@@ -143,6 +144,24 @@ async def test_pages_of_rooms_join_without_a_gap(log: Repository, clock: list[in
             assert len(rooms) == limit or not more
             pages += [room.name for room in rooms]
         assert pages == whole
+
+
+async def test_a_list_knows_how_far_its_user_has_read_and_who_the_other_one_is(
+    log: Repository,
+) -> None:
+    users, members = Users(log.database), Members(log.database)
+    maria, jon = await users.site_user("maria"), await users.site_user("jon")
+    lobby, direct = await log.make_room("lobby"), await log.make_room(f"dm.{maria.id}.{jon.id}")
+    for room in (lobby, direct):
+        await log.append([draft(room), draft(room)])
+    await members.save([Mark(direct.id, maria.id, 1, 2), Mark(lobby.id, jon.id, 1, 1)])
+
+    async def seen(user: User) -> dict[str, tuple[int, Person | None]]:
+        rooms, _ = await log.rooms_of(user.id, None, 200)
+        return {room.name: (room.last_read_seq, room.other) for room in rooms}
+
+    assert await seen(maria) == {"lobby": (0, None), direct.name: (2, jon.person)}
+    assert await seen(jon) == {"lobby": (1, None), direct.name: (0, maria.person)}
 
 
 async def test_there_is_nothing_after_a_room_that_is_not_there(log: Repository) -> None:
@@ -324,7 +343,8 @@ async def test_times_of_a_log_never_go_backwards(
     clock[0] = 2_000  # another node, whose clock is late
     [late] = await log.append([draft(lobby)])
     assert stored(late).sent_at == 9_000
-    assert (await log.rooms_of(MARIA.id, None, 1))[0] == [("lobby", 2, 9_000)]
+    [[room], _] = await log.rooms_of(MARIA.id, None, 1)
+    assert (room.last_seq, room.last_message_at) == (2, 9_000)
 
 
 async def test_a_room_that_is_gone_confirms_nothing_and_the_others_go_on(

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 from hypercorn.config import Config
@@ -84,6 +85,24 @@ def test_a_taken_address_is_one_sentence_and_exit_code_1(workers: int) -> None:
             assert running.lines == [
                 f"Address {address} is in use; stop the other server or choose another PORT."
             ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_address_that_is_taken_during_the_start_is_one_sentence_too(
+    workers: int, tmp_path: Path
+) -> None:
+    marker = tmp_path / "go on"
+    with server.bound("127.0.0.1:0") as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with launched(workers, "slow start", bind=address, LITTLE_MARKER=str(marker)) as running:
+            running.line("starting")
+            other.listen()
+            marker.touch()
+            assert running.end() == 1
+            assert set(running.lines) == {
+                "starting",
+                f"Address {address} is in use; stop the other server or choose another PORT.",
+            }
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1), (2, 2)])

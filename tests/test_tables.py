@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from chat.log.migrations import DRIVERS, upgrade
-from chat.log.tables import messages, metadata, rooms, users
+from chat.log.tables import members, messages, metadata, rooms, users
 
 AT = 1_000
 
@@ -95,6 +95,14 @@ async def test_a_new_room_is_empty_and_its_seqs_begin_at_one(database_url: str) 
     assert (row.low_user, row.high_user) == (None, None)
 
 
+async def test_a_new_member_has_read_nothing(database_url: str) -> None:
+    def fill(connection: Connection) -> Any:
+        connection.execute(members.insert().values(MEMBER))
+        return connection.execute(members.select()).one()
+
+    assert (await on(database_url, fill)).last_read_seq == 0
+
+
 async def test_an_id_is_never_given_twice(database_url: str) -> None:
     """Not even after its row is gone: old messages name it."""
 
@@ -121,6 +129,7 @@ MESSAGE = {
     "text": "hola",
     "sent_at": AT,
 }
+MEMBER = {"room_id": 1, "user_id": 7, "last_seen_at": AT}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +139,7 @@ MESSAGE = {
         pytest.param(rooms, ROOM, {"epoch": "f"}, id="a room"),
         pytest.param(messages, MESSAGE, {"message_id": "c-2"}, id="a seq"),
         pytest.param(messages, MESSAGE, {"seq": 2}, id="an id of a sender in a room"),
+        pytest.param(members, MEMBER, {"last_read_seq": 5}, id="a member of a room"),
     ],
 )
 async def test_these_can_be_there_once_only(
@@ -151,6 +161,8 @@ async def test_these_can_be_there_once_only(
         pytest.param(messages, MESSAGE, {"seq": 2, "sender_id": 8}, id="an id of another sender"),
         pytest.param(messages, MESSAGE, {"room_id": 2}, id="a seq of another room"),
         pytest.param(messages, MESSAGE, {"seq": 2, "message_id": "C-1"}, id="ids of other cases"),
+        pytest.param(members, MEMBER, {"user_id": 8}, id="members of a room"),
+        pytest.param(members, MEMBER, {"room_id": 2}, id="a member of two rooms"),
     ],
 )
 async def test_these_can_be_there_together(

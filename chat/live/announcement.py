@@ -46,3 +46,11 @@ def read(text: str, process: str) -> Announcement | None:
         for place, line in enumerate(lines)
     ]
     return Announcement(epoch, entries[-1].seq, entries)
+
+
+def channel_of(room_id: int) -> str:
+    return f"room.{room_id}"
+
+
+def room_of(channel: str) -> int:
+    return int(channel.removeprefix("room."))

@@ -17,7 +17,10 @@ from contextlib import suppress
 from chat.clock import now
 from chat.errors import Unavailable
 from chat.live import announcement
+from chat.live.announcement import channel_of, room_of
+from chat.live.company import Companies
 from chat.live.flights import Flights
+from chat.live.hints import Hints
 from chat.live.relay import Relay
 from chat.live.room import TAIL_LOAD, Member, Room
 from chat.live.tasks import stop
@@ -50,6 +53,10 @@ class Hub:
         self._listening: dict[int, asyncio.Task[None]] = {}
         # Rooms that were dropped, until their tasks have ended.
         self._closing: set[asyncio.Task[None]] = set()
+        # Who is where, over all processes; typing and read markers.
+        self._companies = Companies(process, relay)
+        self.presence = self._companies.presence
+        self.hints = Hints(process, self._rooms.get, relay.tell)
         # All members of all rooms.
         self.members: set[Member] = set()
         # Set while there is none.
@@ -84,11 +91,15 @@ class Hub:
         room.members.add(member)
         self.members.add(member)
         self.deserted.clear()
+        self._companies.enter(room, member)
         return True
 
     def leave(self, room: Room, member: Member) -> None:
-        room.members.discard(member)
-        self.members.discard(member)
+        if member not in room.members:
+            return
+        room.members.remove(member)
+        self.members.remove(member)
+        self._companies.leave(room, member)
         if not self.members:
             self.deserted.set()
         if not room.members:
@@ -99,17 +110,12 @@ class Hub:
         room = self._ringing(room_id)
         if room is not None:
             room.offer(epoch, entries)
-        self._relay.publish(_channel(room_id), announcement.write(self._process, epoch, entries))
+        self._relay.publish(channel_of(room_id), announcement.write(self._process, epoch, entries))
 
     def revoke(self, sid: str) -> None:
         """End the open sockets of a session that was signed out, on every node."""
         self._end_revoked({sid}, set())
         self._relay.tell(f"revoked {sid}")
-
-    def online(self, name: str) -> int:
-        """Return how many users this process has in the room."""
-        room = self._names.get(name)
-        return len({member.user_id for member in room.members}) if room else 0
 
     async def close(self) -> None:
         """Close all rooms; the members are gone by then, or are ended with 1012."""
@@ -118,12 +124,13 @@ class Hub:
             member.end(CloseCode.RESTART, "restart")
         await stop([*self._opening.under_way.values(), *self._listening.values(), *self._closing])
         for room in rooms:
+            self._companies.close(room)
             await room.close()
 
     # --- For the relay
 
     def on_gap(self, channel: str) -> None:
-        room = self._ringing(_room_id(channel))
+        room = self._ringing(room_of(channel))
         if room is not None:
             room.mend()
 
@@ -131,6 +138,10 @@ class Hub:
         kind, _, rest = text.partition(" ")
         if kind == "revoked":
             self._end_revoked({rest}, set())
+        elif kind == "here":
+            self.presence.hear(text)
+        elif kind in ("typing", "read"):
+            self.hints.hear(text)
 
     # --- Opening and listening
 
@@ -147,6 +158,7 @@ class Hub:
             await stop([task])
             raise
         self._rooms[room.id] = self._names[room.name] = room
+        self._companies.open(room)
         self._listening[room.id] = task
         task.add_done_callback(lambda done: self._deaf(room, done))
         room.empty_since = asyncio.get_running_loop().time()
@@ -163,7 +175,7 @@ class Hub:
         return room
 
     async def _listen(self, row: repository.Room, ready: asyncio.Future[Room]) -> None:
-        channel = _channel(row.id)
+        channel = channel_of(row.id)
         async with self._relay.listen(channel) as bells:
             with suppress(TimeoutError):  # the confirmation is a gap report when it comes
                 async with asyncio.timeout(CONFIRM_LIMIT):
@@ -180,16 +192,9 @@ class Hub:
             room = Room(fresh, entries, self._log)
             ready.set_result(room)
             async for text in bells:
-                self._hear(room, text)
-
-    def _hear(self, room: Room, text: str) -> None:
-        said = announcement.read(text, self._process)
-        if said is None:
-            return
-        if not said.entries and said.epoch == room.epoch:
-            room.mend(said.last)
-        else:
-            room.offer(said.epoch, said.entries)
+                said = announcement.read(text, self._process)
+                if said is not None:
+                    room.hear(said)
 
     def _deaf(self, room: Room, listening: asyncio.Task[None]) -> None:
         """A room's listening ended: on purpose if the room is closed, else its members leave."""
@@ -203,6 +208,7 @@ class Hub:
     def _drop(self, room: Room, code: CloseCode, reason: str) -> None:
         self._rooms.pop(room.id, None)
         self._names.pop(room.name, None)
+        self._companies.close(room)
         for member in room.members:
             member.end(code, reason)
         listening = self._listening.pop(room.id)
@@ -290,11 +296,3 @@ class Hub:
 async def _end(room: Room, listening: asyncio.Task[None]) -> None:
     await stop([listening])
     await room.close()
-
-
-def _channel(room_id: int) -> str:
-    return f"room.{room_id}"
-
-
-def _room_id(channel: str) -> int:
-    return int(channel.removeprefix("room."))

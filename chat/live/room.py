@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from chat.errors import Reset, Unavailable
+from chat.live.announcement import Announcement
 from chat.live.flights import Flights
 from chat.live.tail import Offer, Tail
 from chat.live.tasks import stop
@@ -20,6 +21,7 @@ from chat.protocol import (
     PAGE_MAX,
     CloseCode,
     Entry,
+    Person,
     SharedText,
     fitting,
     messages_frame,
@@ -41,6 +43,13 @@ class Member(Protocol):
 
     user_id: int
     sid: str | None
+
+    @property
+    def person(self) -> Person:
+        """Who it is, as others see them."""
+
+    def aside(self, key: str, text: str, *, replace: bool = False) -> bool:
+        """Take a frame that may be missed; False where one of this key still waits."""
 
     def wake(self) -> None:
         """There may be something after your cursor."""
@@ -101,6 +110,13 @@ class Room:
                 self.mend(entries[-1].seq)
             case Offer.DUPLICATE:
                 pass
+
+    def hear(self, said: Announcement) -> None:
+        """Take what another process announced."""
+        if not said.entries and said.epoch == self.epoch:
+            self.mend(said.last)
+        else:
+            self.offer(said.epoch, said.entries)
 
     def frame_after(self, seq: int) -> tuple[SharedText, int] | None:
         """Return the frame of what follows `seq` and its last seq, or None: read the log.

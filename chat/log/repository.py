@@ -54,9 +54,14 @@ class Heads(NamedTuple):
 
 
 class RoomSummary(NamedTuple):
+    """A room as one user's list shows it."""
+
+    id: int
     name: str
     last_seq: int
     last_message_at: int
+    last_read_seq: int  # the user's marker
+    other: Person | None  # the other user of a direct room
 
 
 class Repository:
@@ -97,25 +102,41 @@ class Repository:
     ) -> tuple[list[RoomSummary], bool]:
         """Return the rooms with a message that the user may see, latest first, and if more."""
         rows = await self.database.rows(
-            "SELECT name, last_seq, last_message_at FROM rooms r"
+            "SELECT r.id, r.name, last_seq, last_message_at, coalesce(last_read_seq, 0),"
+            " o.id, o.name FROM rooms r"
+            " LEFT JOIN members m ON m.room_id = r.id AND m.user_id = :u5"
+            " LEFT JOIN users o ON o.id = low_user + high_user - :u6"
             " WHERE last_seq > 0 AND (low_user IS NULL OR low_user = :u1 OR high_user = :u2)"
             # A room that this user may not see places nothing, as one that does not exist.
             " AND (:a1 = '' OR EXISTS (SELECT 1 FROM rooms c WHERE c.name = :a2"
             " AND (c.low_user IS NULL OR c.low_user = :u3 OR c.high_user = :u4) AND"
             " (r.last_message_at < c.last_message_at OR"
             " (r.last_message_at = c.last_message_at AND r.name > c.name))))"
-            " ORDER BY last_message_at DESC, name LIMIT :n",
+            " ORDER BY last_message_at DESC, r.name LIMIT :n",
             {
                 "u1": user_id,
                 "u2": user_id,
                 "u3": user_id,
                 "u4": user_id,
+                "u5": user_id,
+                "u6": user_id,
                 "a1": after or "",
                 "a2": after or "",
                 "n": limit + 1,
             },
         )
-        return [RoomSummary(*row) for row in rows[:limit]], len(rows) > limit
+        found = [
+            RoomSummary(
+                row[0],
+                row[1],
+                row[2],
+                row[3],
+                row[4],
+                None if row[5] is None else Person(row[5], row[6]),
+            )
+            for row in rows[:limit]
+        ]
+        return found, len(rows) > limit
 
     async def heads(self, room_ids: Sequence[int], since: int) -> Heads:
         """Look once at all these rooms, and at what was revoked after `since` (ms)."""

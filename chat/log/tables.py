@@ -95,3 +95,14 @@ messages = Table(
     Column("redacted", Boolean, nullable=False, server_default=false()),
     Index("messages_once", "room_id", "sender_id", "message_id", unique=True),
 )
+
+members = Table(
+    "members",
+    metadata,
+    Column("room_id", BigInteger, primary_key=True),
+    # Whoever was ever in the room.
+    Column("user_id", BigInteger, primary_key=True),
+    Column("last_seen_at", BigInteger, nullable=False),
+    # The newest seq that this user has read, on any device; 0: none yet.
+    Column("last_read_seq", BigInteger, nullable=False, server_default="0"),
+)

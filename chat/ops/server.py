@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from errno import EADDRINUSE
+from errno import EADDRINUSE, EBADF
 from ssl import SSLError
 from typing import Any
 
@@ -129,6 +129,9 @@ def _work(
         cause = lifespan.error if lifespan is not None else None
         return _failed(cause or error, failed)
     except OSError as error:
+        if error.errno == EBADF:
+            # uvloop only closes a socket that it cannot listen on: Hypercorn trips over that.
+            error.errno = EADDRINUSE
         in_use = error.errno == EADDRINUSE
         return _failed(unusable(addresses, error) if in_use else error, failed)
     except Exception as error:

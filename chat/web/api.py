@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chat.clock import rfc3339
+from chat.clock import now, rfc3339
 from chat.errors import (
     UNAVAILABLE_RETRY_AFTER,
     BadFrame,
@@ -26,6 +26,7 @@ from chat.errors import (
     Unavailable,
     WireError,
 )
+from chat.incoming import Positive, Post, check_object, explain
 from chat.log.repository import Room
 from chat.log.users import NameRefused
 from chat.protocol import (
@@ -35,10 +36,7 @@ from chat.protocol import (
     PAGE_MAX,
     ROOM_NAME,
     Ack,
-    Positive,
-    Post,
-    check_object,
-    explain,
+    direct_pair,
 )
 from chat.web.guard import origin_allowed
 from chat.web.identity import MAX_TOKEN_TTL, Identity
@@ -48,6 +46,7 @@ from chat.web.services import Services, services
 logger = logging.getLogger(__name__)
 
 ROOMS_PAGE = 200  # rooms in one answer
+MEMBERS_PAGE = 200  # members in one answer
 MAX_BODY = MAX_CLIENT_FRAME  # bytes
 TOKEN_TTL = 3_600  # seconds
 SAFE_METHODS = ("GET", "HEAD")
@@ -165,6 +164,38 @@ async def post_message(request: Request) -> Response:
     return answer(fields, 200 if stored.duplicate else 201)
 
 
+async def members(request: Request) -> Response:
+    """Who ever entered a room, and both users of a direct one."""
+    identity = await who(request)
+    chat, name = services(request), request.path_params["room"]
+    await admit(chat, identity, name)
+    after = number(request, "after", 0) or 0
+    room = await existing_room(chat, name)
+    await chat.marks.flush()  # who just came in is there, too
+    pair = direct_pair(name)
+    if pair is None:
+        page = await chat.members.of_room(room.id, after, MEMBERS_PAGE + 1)
+    else:
+        page = [one for one in await chat.members.of_direct(room.id, pair) if one.id > after]
+    here, moment = chat.hub.presence.who(room.id), now()
+    found = [
+        {
+            "id": one.id,
+            "name": one.name,
+            "online": one.id in here,
+            "connections": here[one.id].connections if one.id in here else 0,
+            "last_seen_at": _seen(moment if one.id in here else one.last_seen_at),
+            "last_read_seq": one.last_read_seq,
+        }
+        for one in page[:MEMBERS_PAGE]
+    ]
+    return answer({"members": found, "more": len(page) > MEMBERS_PAGE})
+
+
+def _seen(at: int | None) -> str | None:
+    return None if at is None else rfc3339(at)
+
+
 async def direct(request: Request) -> Response:
     identity = await who(request)
     order = await body(request, DirectOrder)
@@ -243,6 +274,7 @@ ROUTES = [
     Route("/session", session),
     Route("/tokens", tokens, methods=["POST"]),
     Route("/rooms", rooms),
+    Route("/rooms/{room:whole}/members", members),
     Route("/rooms/{room:whole}/messages", messages, methods=["GET", "POST"]),
     Route("/direct", direct, methods=["POST"]),
 ]

@@ -27,28 +27,26 @@ from chat.errors import (
     UnknownType,
     WireError,
 )
+from chat.incoming import History, Read, Renew, Send, Typing, faulty_id, parse
 from chat.live.cursor import Cursor
 from chat.log.repository import Stored
 from chat.protocol import (
     Ack,
     CloseCode,
     Error,
-    History,
+    Person,
     Pong,
-    Renew,
     Renewed,
-    Send,
     Welcome,
     encode,
-    faulty_id,
     fitting,
     history_frame,
-    parse,
 )
 from chat.web.delivery import Delivery, Transmit
 from chat.web.identity import Identity
 from chat.web.rooms import new_id, submit
 from chat.web.services import Services
+from chat.web.signs import Signs
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +75,7 @@ class Connection:
         self.wake = self.delivery.wake
         self.tend = self.delivery.tend
         self.end = self.delivery.end
+        self.aside = self.delivery.aside
         # Set while the reading task may go on.
         self._free = asyncio.Event()
         self._free.set()
@@ -88,8 +87,13 @@ class Connection:
         self._faults: list[float] = []
         self._expiry: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._signs = Signs(services, self)
         # Key of this connection's own window of frames.
         self._key = str(next(_numbers))
+
+    @property
+    def person(self) -> Person:
+        return self.identity.user.person
 
     @property
     def code(self) -> CloseCode | None:
@@ -107,6 +111,7 @@ class Connection:
 
     def release(self) -> None:
         """Let go of timers; the connection is over."""
+        self._signs.close()
         if self._expiry is not None:
             self._expiry.cancel()
         if self._renewing is not None:
@@ -148,6 +153,10 @@ class Connection:
                 await self._history(frame)
             elif isinstance(frame, Renew):
                 await self._renew(frame)
+            elif isinstance(frame, Typing):
+                self._signs.typing()
+            elif isinstance(frame, Read):
+                self._signs.read(frame.seq)
             else:
                 self._answer_with(encode(Pong(rfc3339(now()))))
         except (BadJson, BadFrame, UnknownType) as error:

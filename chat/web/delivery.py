@@ -18,6 +18,7 @@ from chat.protocol import CloseCode, Closing, encode
 
 OUTBOX_COUNT = 256  # answers that wait; from then on no more frames are read
 OUTBOX_CHARACTERS = 512 * 1024  # of them: two of the largest frames
+ASIDES = 64  # frames that may be missed, and wait; what comes above is missed
 SEND_LIMIT = 45.0  # seconds that one frame may take: then the peer is dead or as good as
 READ_PAUSE = 0.5  # seconds between two tries to read a log that is away
 RECONNECT_SPREAD = 3.0  # seconds over which clients come back after a restart
@@ -37,6 +38,8 @@ class Delivery:
         self._loop = asyncio.get_running_loop()
         self._outbox: deque[str] = deque()
         self._characters = 0
+        # What may be missed and changes by itself (who is here, who types), the newest by key.
+        self._asides: dict[str, str] = {}
         # Set where there may be something to send.
         self._bell = asyncio.Event()
         self.wake = self._bell.set
@@ -59,6 +62,18 @@ class Delivery:
         self._outbox.append(frame)
         self._characters += len(frame)
         self._bell.set()
+
+    def aside(self, key: str, text: str, *, replace: bool = False) -> bool:
+        """Queue a frame that may be missed, or return False.
+
+        False where one of this key still waits, unless it is to be replaced, or too many do.
+        """
+        waits = key in self._asides
+        if (waits and not replace) or (not waits and len(self._asides) >= ASIDES):
+            return False
+        self._asides[key] = text
+        self._bell.set()
+        return True
 
     def end(self, code: CloseCode, reason: str) -> None:
         """Close soon with this code; the first reason counts."""
@@ -88,6 +103,8 @@ class Delivery:
         while self.ending is None:
             self._bell.clear()
             await self._send_answers()
+            if self._asides:
+                await self._send_asides()
             try:
                 frame = await self.cursor.take()
             except Reset:
@@ -98,7 +115,7 @@ class Delivery:
                 continue
             if frame is not None:
                 await self.send(frame)
-            elif not self._outbox:
+            elif not self._outbox and not self._asides:
                 # Whatever came since the bell was cleared has set it again.
                 await self._bell.wait()
         await self._send_answers()  # what was decided before the end is still said
@@ -110,6 +127,10 @@ class Delivery:
             self._characters -= len(frame)
             await self.send(frame)
             self._on_change()
+
+    async def _send_asides(self) -> None:
+        for key in list(self._asides):
+            await self.send(self._asides.pop(key))
 
     async def _close(self, code: CloseCode, reason: str) -> None:
         if code in (CloseCode.RESTART, CloseCode.TRY_LATER):

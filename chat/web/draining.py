@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 FLUSH_LIMIT = 2.0  # the last messages are stored: milliseconds, unless the database is away
 SETTLE_LIMIT = 1.0  # members are sent what they have to come; one that does not read gets it later
 FAREWELL_LIMIT = 1.0  # members are told
+MARKS_LIMIT = 1.0  # when they were last seen, and what they have read
 SETTLE_LOOK = 0.02  # seconds between two looks at who is not settled yet
 SLICE = 200  # members that are told at once …
 SLICE_PAUSE = 0.02  # … and seconds until the next ones are
@@ -38,6 +39,9 @@ async def drain(chat: Services) -> None:
         await _within(SETTLE_LIMIT, "send the last messages", _settled(hub))
     await chat.relay.flush()
     await _within(FAREWELL_LIMIT, "say good-bye", _send_home(hub))
+    hub.presence.bye()
+    await chat.relay.flush()
+    await _within(MARKS_LIMIT, "store who was there", chat.marks.flush())
 
 
 async def _settled(hub: Hub) -> None:
@@ -54,7 +58,7 @@ async def _send_home(hub: Hub) -> None:
     await hub.deserted.wait()
 
 
-async def _within(limit: float, what: str, step: Coroutine[Any, Any, None]) -> bool:
+async def _within(limit: float, what: str, step: Coroutine[Any, Any, object]) -> bool:
     try:
         async with asyncio.timeout(limit):
             await step

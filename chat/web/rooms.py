@@ -1,6 +1,6 @@
 """Who may enter which room, and how a message gets into its log.
 
-The same rules for sockets and HTTP: `admit` and `open_room` before entering, `submit` for each
+The same rules for sockets and HTTP: `admit` and `enter_room` before entering, `submit` for each
 message. Called by `web/sockets.py`, `web/connection.py` and `web/api.py`.
 """
 
@@ -16,14 +16,13 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 from chat.clock import rfc3339
 from chat.errors import Forbidden, MissingReceiver, NotFound, UnknownReceiver
+from chat.incoming import Post, Send, check_text
+from chat.live import room as live
 from chat.log.repository import Room, RoomSummary, Stored
 from chat.log.statements import Draft
 from chat.protocol import (
     ROOM_NAME,
     Person,
-    Post,
-    Send,
-    check_text,
     direct_pair,
     is_reserved,
 )
@@ -62,10 +61,24 @@ async def admit(services: Services, identity: Identity, name: str) -> None:
         raise Forbidden("This token is for another room.")
 
 
-async def open_room(services: Services, identity: Identity, name: str) -> Room:
+async def enter_room(services: Services, identity: Identity, name: str) -> live.Room:
+    """Return the open room, made if new; raise RateLimited, Unavailable."""
+    room = services.hub.find(name)
+    if room is None:
+        # Found and opened in one flight: of a crowd that comes back, nobody looks by itself.
+        room = await services.opening_rooms.join(name, lambda: _open(services, name))
+    return room or await services.hub.open(await _row(services, identity, name))
+
+
+async def _open(services: Services, name: str) -> live.Room | None:
+    row = await services.repository.find_room(name)
+    return None if row is None else await services.hub.open(row)
+
+
+async def _row(services: Services, identity: Identity, name: str) -> Room:
     """Return the room's row, made if new; raise RateLimited where one makes too many."""
     repository = services.repository
-    found = await services.found_rooms.join(name, lambda: repository.find_room(name))
+    found = await repository.find_room(name)
     if found is not None:
         return found
     if not identity.by_backend:
@@ -75,14 +88,15 @@ async def open_room(services: Services, identity: Identity, name: str) -> Room:
 
 
 def listed(services: Services, found: Sequence[RoomSummary]) -> list[dict[str, Any]]:
-    """Return the rooms as lists show them."""
+    """Return the rooms as lists show them; a direct one with the other user."""
     return [
         {
             "name": room.name,
             "last_seq": room.last_seq,
             "last_message_at": rfc3339(room.last_message_at),
-            "online": services.hub.online(room.name),
-            "last_read_seq": None,
+            "online": services.hub.presence.count(room.id),
+            "last_read_seq": room.last_read_seq,
+            **({} if room.other is None else {"with": room.other}),
         }
         for room in found
     ]
@@ -102,7 +116,7 @@ async def submit(
         limits = services.limits
         await limits.take(limits.send, "send", str(identity.user.id))
     if room_id is None:
-        room_id = (await open_room(services, identity, name)).id
+        room_id = (await _row(services, identity, name)).id
     message_id = frame.id or new_id()
     draft = Draft(room_id, message_id, identity.user.person, receiver, frame.text)
     return message_id, services.writer.append(draft)

@@ -10,7 +10,10 @@ from starlette.requests import HTTPConnection
 from chat.live.flights import Flights
 from chat.live.hub import Hub
 from chat.live.relay import Relay
-from chat.log.repository import Repository, Room
+from chat.live.room import Room
+from chat.log.marks import Marks
+from chat.log.members import Members
+from chat.log.repository import Repository
 from chat.log.users import Users
 from chat.log.writer import Writer
 from chat.settings import Settings
@@ -23,6 +26,8 @@ class Services:
     settings: Settings
     repository: Repository
     users: Users
+    members: Members
+    marks: Marks
     writer: Writer
     hub: Hub
     relay: Relay
@@ -31,8 +36,8 @@ class Services:
     # Open sockets by user id and by client address.
     by_user: Counter[int] = field(default_factory=Counter)
     by_address: Counter[str] = field(default_factory=Counter)
-    # Looks for a room by name that are under way: a crowd that comes back looks once.
-    found_rooms: Flights[str, Room | None] = field(default_factory=Flights)
+    # Rooms that are being looked for by name, and opened: a crowd that comes back looks once.
+    opening_rooms: Flights[str, Room | None] = field(default_factory=Flights)
     # Sockets whose identity, room and place in the log are being looked up.
     handshakes: int = 0
     # Set while the process ends: no new socket is let in.

@@ -32,7 +32,7 @@ from chat.web.connection import Connection
 from chat.web.delivery import SEND_LIMIT, closing_frame
 from chat.web.guard import client_of
 from chat.web.identity import Identity
-from chat.web.rooms import admit, open_room
+from chat.web.rooms import admit, enter_room
 from chat.web.services import services
 
 logger = logging.getLogger(__name__)
@@ -88,10 +88,7 @@ class RoomSocket(WebSocketEndpoint):
             await admit(self.services, identity, name)
             logger.info("User %s connecting to room %s", user, name)
             self._check_limits(websocket, identity)
-            room = self.services.hub.find(name)
-            if room is None:
-                row = await open_room(self.services, identity, name)
-                room = await self.services.hub.open(row)
+            room = await enter_room(self.services, identity, name)
             since, epoch = _since(websocket), websocket.query_params.get("epoch")
             if since is not None and epoch in (None, room.epoch):
                 await room.reach(since)
@@ -116,6 +113,7 @@ class RoomSocket(WebSocketEndpoint):
         assert self.connection is not None
         connection = self.connection
         self.services.hub.leave(connection.cursor.room, connection)
+        self.services.marks.seen(connection.cursor.room.id, connection.user_id)
         connection.release()
         logger.info(
             "User %s disconnected from room %s (%s)",
@@ -164,6 +162,7 @@ class RoomSocket(WebSocketEndpoint):
         # No await since the cursor was made: nothing can fall between it and the membership.
         if self.services.draining or not self.services.hub.enter(room, connection):
             raise Refused(CloseCode.RESTART, "restart")
+        self.services.marks.seen(room.id, identity.user.id)
         return connection
 
     def _away(self, error: Unavailable) -> Refused:

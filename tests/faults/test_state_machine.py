@@ -280,6 +280,8 @@ class Member:
         self.wake = self.delivery.wake
         self.end = self.delivery.end
         self.tend = self.delivery.tend
+        self.aside = self.delivery.aside
+        self.person = SENDERS[0]
         self.seen: list[dict[str, Any]] = []
         # How many of these were compared with the log.
         self.compared = 0
