@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.people import Person, a_name, a_room, acted_for, ask, direct_room, execute, guest, site
-from tests.servers import ChatServer
+from chat.app import create_app
+from chat.settings import Settings
+from chat.web.identity import Identity
+from chat.web.rooms import enter_room
+from tests.people import (
+    SOON,
+    Person,
+    a_name,
+    a_room,
+    acted_for,
+    ask,
+    direct_room,
+    execute,
+    guest,
+    site,
+)
+from tests.servers import SECRET_KEY, ChatServer
 
 pytest_plugins = ["tests.houses"]
 
@@ -106,6 +123,41 @@ async def test_an_open_room_comes_into_being_when_it_is_first_joined(maria: Pers
     async with maria.enter(room):
         answer = await maria.read(room)
     assert (answer.status, answer.json["last_seq"]) == (200, 0)
+
+
+async def test_of_those_who_come_while_a_room_is_opened_nobody_looks_for_it(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"CHAT_SECRET_KEY": SECRET_KEY, "CHAT_DATABASE_URL": sqlite_url}
+    app = create_app(Settings.load(environ))
+    async with asyncio.timeout(SOON), app.router.lifespan_context(app):
+        chat = app.state.services
+        await chat.repository.make_room("lobby")
+        maria = Identity(await chat.users.site_user("maria"))
+        find, open_ = chat.repository.find_room, chat.hub.open
+        looks: list[str] = []
+        opening, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def looking(name: str) -> Any:
+            looks.append(name)
+            return await find(name)
+
+        async def opening_slowly(row: Any) -> Any:
+            opening.set()
+            await goes_on.wait()
+            return await open_(row)
+
+        monkeypatch.setattr(chat.repository, "find_room", looking)
+        monkeypatch.setattr(chat.hub, "open", opening_slowly)
+        async with asyncio.TaskGroup() as group:
+            entering = [group.create_task(enter_room(chat, maria, "lobby"))]
+            await opening.wait()
+            entering += [group.create_task(enter_room(chat, maria, "lobby")) for _ in range(3)]
+            await asyncio.sleep(0)
+            goes_on.set()
+        assert {task.result() for task in entering} == {chat.hub.find("lobby")}
+        # Once by name, and once more after the tail was read.
+        assert looks == ["lobby", "lobby"]
 
 
 async def test_a_direct_room_is_for_its_two_users_only(

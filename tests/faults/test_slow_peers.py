@@ -32,6 +32,8 @@ async def entries(raw: RawSocket, last: int) -> list[int]:
         opcode, payload = await raw.frame()
         if opcode == 1:
             frame = json.loads(payload)
+            if frame["type"] == "presence":
+                continue
             assert frame["type"] == "messages"
             assert len(payload) <= 256 * 1024
             seqs += [one["seq"] for one in frame["messages"]]
