@@ -1,7 +1,8 @@
 """The checker: people talk on two nodes while a schedule breaks what they stand on.
 
 `schedule` makes the steps out of a seed; `check` runs them in a house and returns a `Report`.
-`verdict` lays log, screens and acks side by side, and is pure. Called by the tests and by soak.py.
+Who breaks things by hand asks for a `Run`, and does it in rows. `verdict` lays log, screens and
+acks side by side, and is pure. Called by the tests and by soak.py.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ import itertools
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-
-import asyncpg
 
 from tests.faults.client import RESTART, Talker
 from tests.faults.findings import LOSSES, REPEATS, Book, Finding, Kind, Line, Said
 from tests.faults.house import NODES, ORDER, WAYS, Fault, House
+from tests.people import until
 from tests.servers import LOOK_INTERVAL
 
 ROOMS = 2
@@ -41,9 +41,13 @@ DATABASE_RECOVERY = 2.0 + 0.5
 # Messages that somebody says before waiting for an ack.
 PATIENCE = 40
 # What the others say while one does not read: more than what the network keeps for a reader.
-MANY, LONG = 60, "." * 3_000
+MANY, LONG = 60, "." * 3_900
+# What everybody says at once: more than a connection has under way.
+BURST = 40
 # A stack trace in a log: from its first line to the error.
 TRACE = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+\S.*")
+
+HEAD = ("fault", "nodes", "acked", "reconnects", "lost", "repeated", "worst latency", "recovery")
 
 Step = tuple[Fault, ...]
 Log = Mapping[str, Sequence[tuple[str, Line]]]  # by room: sender and message, by seq
@@ -91,11 +95,11 @@ class Patience:
 
 @dataclass
 class Row:
-    """What one step did: the table has one line for each."""
+    """What one step did: the table has one line for each, and one for the whole run."""
 
     fault: str
-    nodes: str
-    began: float
+    nodes: str = ""
+    began: float = 0.0
     # When the last fault was over, when the row ends, and after which time all was well again.
     mended: float = 0.0
     until: float = 0.0
@@ -111,6 +115,8 @@ class Row:
 class Report:
     seed: int
     rows: list[Row] = field(default_factory=list)
+    # All from the first word to the verdict, what happened between the rows included.
+    total: Row = field(default_factory=lambda: Row("total"))
     findings: list[Finding] = field(default_factory=list)
     said: int = 0
 
@@ -121,8 +127,7 @@ class Report:
     @property
     def table(self) -> str:
         """The rows for people, and below them what was found."""
-        head = ("fault", "nodes", "acked", "reconnects", "lost", "repeated", "worst", "recovery")
-        lines = [head] + [
+        lines = [HEAD] + [
             (
                 row.fault,
                 row.nodes,
@@ -133,7 +138,7 @@ class Report:
                 f"{row.worst:.2f} s",
                 f"{row.recovery:.2f} s",
             )
-            for row in self.rows
+            for row in [*self.rows, self.total]
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = [
@@ -146,23 +151,87 @@ class Report:
         return "\n".join([f"seed {self.seed}", *table, *map(str, self.findings)])
 
 
-async def check(
-    opened: House,
-    steps: Iterable[Step],
-    seed: int,
-    *,
-    moving: bool = True,
-    patience: Patience = Patience(),
-    after_step: Callable[[Book, Row], None] = lambda book, row: None,
-) -> Report:
-    """Let people talk while the steps happen, one after the other; return what was found.
+class Run:
+    """People who talk in a house, and what is written down about both."""
 
-    With `moving`, talkers also change nodes by themselves.
-    """
-    book = Book()
-    report = Report(seed)
-    opened.complain = lambda who, detail: book.find(Kind.EXIT, who, detail)
-    async with present(opened, book, seed) as talkers:
+    def __init__(
+        self, opened: House, talkers: Sequence[Talker], book: Book, seed: int, patience: Patience
+    ) -> None:
+        self.opened = opened
+        self.talkers = talkers
+        self.book = book
+        self.patience = patience
+        # Whole once the run is over.
+        self.report = Report(seed)
+
+    async def step(self, step: Step) -> Row:
+        """Let these faults happen at once, and hold the house to what it promises for them."""
+        async with self.row(" and ".join(map(str, step))) as row, AsyncExitStack() as faults:
+            # What is broken first is mended last: a node starts on a database that is there.
+            for fault in sorted(step, key=lambda one: ORDER.index(one.part), reverse=True):
+                await faults.enter_async_context(self.opened.breaking(fault))
+                # The length of a fault is part of the schedule.
+                await asyncio.sleep(fault.seconds)
+        _hold_promises(self, step, row)
+        return row
+
+    @asynccontextmanager
+    async def row(self, fault: str) -> AsyncIterator[Row]:
+        """Inside, break things and mend them; on leaving, all must get well again."""
+        book, talkers = self.book, self.talkers
+        row = Row(fault, self.nodes, book.now)
+        self.report.rows.append(row)
+        yield row
+        row.mended = book.now
+        well = await _well(book, talkers, self.patience)
+        row.until = book.now
+        slow = [
+            one.due + delay
+            for one in _due(book, row.began)
+            if (delay := one.delay(TALKERS, book.now)) > WELL_DELAY
+            and one.due < row.until - WELL_SPAN
+        ]
+        row.recovery = max(0.0, max(slow, default=0.0) - row.mended)
+        if not well:
+            book.find(Kind.SLOW, fault, _what_is_not_well(book, talkers))
+
+    async def burst(self, *, acked: bool = True) -> None:
+        """Let everybody say a lot; return while all are at it, and some of it is acked."""
+        for talker in self.talkers:
+            for _ in range(BURST):
+                talker.say()
+        said = list(self.book.said.values())[-BURST * len(self.talkers) :]
+
+        def under_way() -> bool:
+            senders = {one.sender for one in said if one.sent is not None}
+            some = not acked or any(one.acked is not None for one in said)
+            return some and len(senders) == len(self.talkers)
+
+        await until(under_way)
+        assert any(one.acked is None for one in said), "too late: all of it is acked"
+
+    @property
+    def nodes(self) -> str:
+        """The workers of each node."""
+        return "+".join(str(node.workers) for node in self.opened.nodes)
+
+    def closes(self, row: Row) -> list[tuple[str, int]]:
+        """Whose sockets ended within this row, and how; not those that a talker ended."""
+        until = row.until or self.book.now
+        return [
+            (talker.name, code)
+            for talker in self.talkers
+            for at, code in talker.closes
+            if row.began <= at < until
+        ]
+
+    def codes(self, row: Row) -> set[int]:
+        """How sockets ended within this row."""
+        return {code for _, code in self.closes(row)}
+
+    def lay_hands_on_clients(self) -> None:
+        """Let the house break what only clients can."""
+        talkers = self.talkers
 
         def cut(url: str) -> None:
             for talker in talkers:
@@ -183,24 +252,56 @@ async def check(
             for talker in talkers:
                 talker.wake()
 
-        opened.cut, opened.doze, opened.wake = cut, doze, wake
+        self.opened.cut, self.opened.doze, self.opened.wake = cut, doze, wake
+        self.opened.complain = lambda who, detail: self.book.find(Kind.EXIT, who, detail)
+
+    async def end(self) -> None:
+        """Wait until all is stored and shown, and judge it."""
+        book, talkers, report = self.book, self.talkers, self.report
+        verdict(book, talkers, await _drained(self))
+        for name, node in zip(NODES, self.opened.nodes, strict=False):
+            for trace in TRACE.findall(node.log):
+                book.find(Kind.TRACE, name, trace)
+        recovery = max((row.recovery for row in report.rows), default=0.0)
+        report.total = Row("total", self.nodes, until=book.now, recovery=recovery)
+        for row in [*report.rows, report.total]:
+            _count(book, talkers, row)
+        report.findings = sorted(book.findings, key=lambda one: one.at)
+        report.said = len(book.said)
+
+
+@asynccontextmanager
+async def running(
+    opened: House, seed: int, *, moving: bool = True, patience: Patience = Patience()
+) -> AsyncIterator[Run]:
+    """Let people talk; on leaving they stop, and what became of their words is judged.
+
+    With `moving`, talkers also change nodes by themselves.
+    """
+    book = Book()
+    async with present(opened, book, seed) as talkers:
+        run = Run(opened, talkers, book, seed, patience)
+        run.lay_hands_on_clients()
         async with chatting(talkers, seed, moving):
             if not await _well(book, talkers, patience):
                 book.find(Kind.SLOW, "the start", _what_is_not_well(book, talkers))
-            for step in steps:
-                row = await _run(opened, book, talkers, step, patience)
-                report.rows.append(row)
-                after_step(book, row)
-        logs = await _drained(opened, book, talkers, patience)
-    verdict(book, talkers, logs)
-    for name, node in zip(NODES, opened.nodes, strict=True):
-        for trace in TRACE.findall(node.log):
-            book.find(Kind.TRACE, name, trace)
-    for row in report.rows:
-        _count(book, talkers, row)
-    report.findings = sorted(book.findings, key=lambda one: one.at)
-    report.said = len(book.said)
-    return report
+            yield run
+        await run.end()
+
+
+async def check(
+    opened: House,
+    steps: Iterable[Step],
+    seed: int,
+    *,
+    moving: bool = True,
+    patience: Patience = Patience(),
+) -> Report:
+    """Let people talk while the steps happen, one after the other; return what was found."""
+    async with running(opened, seed, moving=moving, patience=patience) as run:
+        for step in steps:
+            await run.step(step)
+    return run.report
 
 
 def verdict(book: Book, talkers: Sequence[Talker], logs: Log) -> None:
@@ -303,32 +404,6 @@ async def chatting(talkers: Sequence[Talker], seed: int, moving: bool) -> AsyncI
 # --- The steps
 
 
-async def _run(
-    opened: House, book: Book, talkers: Sequence[Talker], step: Step, patience: Patience
-) -> Row:
-    nodes = "+".join(str(node.workers) for node in opened.nodes)
-    row = Row(" and ".join(map(str, step)), nodes, book.now)
-    async with AsyncExitStack() as faults:
-        # What is broken first is mended last: a node starts on a database that is there.
-        for fault in sorted(step, key=lambda one: ORDER.index(one.part), reverse=True):
-            await faults.enter_async_context(opened.breaking(fault))
-            # The length of a fault is part of the schedule.
-            await asyncio.sleep(fault.seconds)
-    row.mended = book.now
-    well = await _well(book, talkers, patience)
-    row.until = book.now
-    slow = [
-        one.due + delay
-        for one in _due(book, row.began)
-        if (delay := one.delay(TALKERS, book.now)) > WELL_DELAY and one.due < row.until - WELL_SPAN
-    ]
-    row.recovery = max(0.0, max(slow, default=0.0) - row.mended)
-    if not well:
-        book.find(Kind.SLOW, row.fault, _what_is_not_well(book, talkers))
-    _hold_promises(book, talkers, step, row)
-    return row
-
-
 async def _well(book: Book, talkers: Sequence[Talker], patience: Patience) -> bool:
     """Wait until everybody is there and messages go round by the bell; False at the limit."""
     began = book.now
@@ -367,14 +442,9 @@ def _newest(book: Book) -> list[Said]:
     return [one for one in _due(book, until - WELL_SPAN) if one.due <= until]
 
 
-def _hold_promises(book: Book, talkers: Sequence[Talker], step: Step, row: Row) -> None:
+def _hold_promises(run: Run, step: Step, row: Row) -> None:
     """Look at what the contract promises for one kind of fault alone."""
-    closes = [
-        (talker.name, code)
-        for talker in talkers
-        for at, code in talker.closes
-        if row.began <= at < row.until
-    ]
+    book, talkers, closes = run.book, run.talkers, run.closes(row)
     parts, ways = {fault.part for fault in step}, {fault.way for fault in step}
     if parts == {"redis"}:
         for one in closes:
@@ -419,31 +489,26 @@ def _count(book: Book, talkers: Sequence[Talker], row: Row) -> None:
 # --- The end
 
 
-async def _drained(opened: House, book: Book, talkers: Sequence[Talker], patience: Patience) -> Log:
+async def _drained(run: Run) -> Log:
     """Wait until all is acked and shown, or the limit; return the log as the database has it."""
-    logs: dict[str, list[tuple[str, Line]]] = {}
+    logs: Log = {}
     try:
-        async with asyncio.timeout(patience.drain):
-            while any(talker.unacked for talker in talkers):
+        async with asyncio.timeout(run.patience.drain):
+            while any(talker.unacked for talker in run.talkers):
                 await asyncio.sleep(LOOK_INTERVAL)
-            logs = await _read(opened)
-            while any(talker.last < len(logs.get(talker.room, ())) for talker in talkers):
+            logs = await _read(run.opened)
+            while any(talker.last < len(logs.get(talker.room, ())) for talker in run.talkers):
                 await asyncio.sleep(LOOK_INTERVAL)
     except TimeoutError:
         pass  # the verdict says what is missing
-    return await _read(opened)
+    return await _read(run.opened)
 
 
-async def _read(opened: House) -> dict[str, list[tuple[str, Line]]]:
-    connection = await asyncpg.connect(opened.database)
-    try:
-        rows = await connection.fetch(
-            "SELECT name, sender_name, seq, message_id, text FROM messages"
-            " JOIN rooms ON rooms.id = room_id ORDER BY name, seq"
-        )
-    finally:
-        await connection.close()
+async def _read(opened: House) -> Log:
     logs: dict[str, list[tuple[str, Line]]] = {}
-    for room, sender, seq, id, text in rows:
+    for room, sender, seq, id, text in await opened.rows(
+        "SELECT name, sender_name, seq, message_id, text FROM messages"
+        " JOIN rooms ON rooms.id = room_id ORDER BY name, seq"
+    ):
         logs.setdefault(room, []).append((sender, Line(seq, id, text)))
     return logs

@@ -102,6 +102,8 @@ class Talker:
         self._seqs: dict[str, int] = {}
         # Seconds after which the server wants us back.
         self._come_back: float | None = None
+        # The code that `closing` announced on this connection.
+        self._announced: int | None = None
         self._count = 0
 
     # --- What the checker calls
@@ -110,6 +112,11 @@ class Talker:
     def last(self) -> int:
         """The seq of the newest message on the screen."""
         return self.screen[-1].seq if self.screen else 0
+
+    @property
+    def port(self) -> int | None:
+        """Our end of the connection."""
+        return self._socket.local_address[1] if self._socket is not None else None
 
     def say(self, more: str = "") -> None:
         """Say something, soon and once."""
@@ -138,9 +145,14 @@ class Talker:
         """Read nothing more, until `wake`; a socket that takes no more pings is given up."""
         self.dozed = self._book.now
         self._awake.clear()
+        if self._socket is not None:
+            # Else it would still take in a frame or two, and one can hold all that is said.
+            self._socket.transport.pause_reading()
 
     def wake(self) -> None:
         self._awake.set()
+        if self._socket is not None:
+            self._socket.transport.resume_reading()
 
     async def run(self) -> None:
         """Be there, until `leave`."""
@@ -185,6 +197,7 @@ class Talker:
             close_timeout=CLOSE_PATIENCE,
         ) as socket:
             self._on_purpose = self._cutting = False
+            self._announced = None
             sending: asyncio.Task[None] | None = None
             try:
                 async with asyncio.timeout(CONNECT_PATIENCE):
@@ -231,6 +244,9 @@ class Talker:
         if self._on_purpose:
             return
         self.closes.append((self._book.now, code))
+        due = code if code in (RESTART, LATER) else None
+        if code != ABNORMAL and self._announced != due:
+            self._find(Kind.FAREWELL, f"closed with {code}, announced was {self._announced}")
         if code == LATER and self._come_back is None:
             self._come_back = LONG_PAUSE
         if code not in (NORMAL, GONE, ABNORMAL, FAULT, RESTART, LATER):
@@ -289,7 +305,7 @@ class Talker:
         elif kind == "ack":
             self._acked(frame)
         elif kind == "closing":
-            self._come_back = frame["reconnect_after"]
+            self._announced, self._come_back = frame["code"], frame["reconnect_after"]
         elif kind == "error":
             self._error(frame)
 

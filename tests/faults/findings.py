@@ -37,6 +37,7 @@ class Kind(StrEnum):
     LATE = "a message came too late for what was broken"
     SLOW = "it did not get well again"
     CUT = "a connection ended that had no reason to"
+    FAREWELL = "a close code that `closing` did not announce"
     EXIT = "a process did not end as it should"
     TRACE = "a stack trace in a log"
 

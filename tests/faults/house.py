@@ -1,20 +1,23 @@
 """Two nodes, a Redis and a PostgreSQL, and every way to break one of them.
 
 A `Fault` is one part, one way and how long; `House.breaking` is the context in which it lasts. The
-checker runs schedules of them. Restarts run in threads: the clients must go on meanwhile.
+checker runs schedules of them. Restarts run in threads: the clients must go on meanwhile. Without
+servers, a house is what one gets without any setting: one node on SQLite.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,15 @@ from typing import Any
 import asyncpg
 import psutil
 
-from tests.people import API_KEY, mint
+from tests.people import API_KEY, ask, mint, until
 from tests.servers import (
     ROOT,
+    START_LIMIT,
     STOP_LIMIT,
     ChatServer,
     PostgresServer,
     RedisServer,
+    free_port,
     launch,
 )
 
@@ -40,10 +45,14 @@ Act = Callable[[], Coroutine[Any, Any, None]]
 # What begins a fault and what ends it.
 Way = tuple[Act, Act]
 
-# Seconds that a node may take to end after SIGTERM.
+# Seconds that a node may take to end after a signal, or a worker after its parent.
 DRAIN_PROMISE = 10.0
 # Seconds that a token is good for: longer than any run.
 TOKEN_LIFE = 86_400
+
+# A variant of the program that tells how many tasks it has, and how it says so.
+COUNTED = ("tests.faults.counted",)
+TASKS = re.compile(r"^(\d+) tasks$", re.MULTILINE)
 
 NODES = ("node a", "node b")
 WAYS: dict[str, tuple[str, ...]] = {
@@ -72,20 +81,21 @@ class Footprint:
     megabytes: float  # of resident memory
     files: int
     threads: int
-    processes: int
+    tasks: int | None  # of asyncio; None where nobody counts them
 
     def __str__(self) -> str:
-        return f"{self.megabytes:.1f} MB, {self.files} files, {self.threads} threads"
+        tasks = "" if self.tasks is None else f", {self.tasks} tasks"
+        return f"{self.megabytes:.1f} MB, {self.files} files, {self.threads} threads{tasks}"
 
 
 class Node(ChatServer):
-    """The program, or a broken variant of it (broken.py)."""
+    """The program, or a variant of it: broken.py, counted.py."""
 
-    # The name of the break; None is the product as it is.
-    broken: str | None = None
+    # What Python runs as a module, with its arguments; without any, the product as it is.
+    variant: Sequence[str] = ()
 
     def spawn(self, *arguments: str) -> None:
-        if self.broken is None:
+        if not self.variant:
             super().spawn(*arguments)
             return
         assert not self.running, "already started"
@@ -93,7 +103,7 @@ class Node(ChatServer):
         env |= {name: value for name, value in self.settings.items() if value is not None}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
         env["PYTHONUNBUFFERED"] = "1"
-        command = [sys.executable, "-m", "tests.faults.broken", self.broken, "serve"]
+        command = [sys.executable, "-m", *self.variant, "serve"]
         command += ["--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers)]
         self.process = launch(
             [*command, *arguments],
@@ -103,25 +113,48 @@ class Node(ChatServer):
             dies_by=signal.SIGTERM,
         )
 
+    @property
     def family(self) -> list[psutil.Process]:
         """The parent first, then its workers."""
-        if not self.running:
-            return []
-        with suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(self.pid)
-            return [parent, *parent.children()]
-        return []
+        return family(self.process)
+
+    @property
+    def crew(self) -> set[psutil.Process]:
+        """The workers; without a parent, the process is the worker."""
+        return set(self.family[1:] or self.family)
+
+    async def come_back(self) -> None:
+        """Start, and wait until all is there that it needs."""
+        await self.start()
+        await until(self._ready)
+
+    async def _ready(self) -> bool:
+        return (await ask(self, "GET", "/readyz")).status == 200
+
+    async def tasks(self) -> int | None:
+        """How many tasks its workers have; None where that cannot be asked (counted.py)."""
+        if self.variant != COUNTED:
+            return None
+        crew, before = self.crew, len(TASKS.findall(self.log))
+        for worker in crew:
+            worker.send_signal(signal.SIGUSR1)
+        await until(lambda: len(TASKS.findall(self.log)) == before + len(crew))
+        return sum(map(int, TASKS.findall(self.log)[before:]))
 
 
 class House:
     def __init__(
-        self, redis: RedisServer, postgres: PostgresServer, database: str, nodes: Sequence[Node]
+        self,
+        nodes: Sequence[Node],
+        database: str,
+        redis: RedisServer | None,
+        postgres: PostgresServer | None,
     ) -> None:
-        self.redis = redis
-        self.postgres = postgres
+        self.nodes = nodes
         # The URL of the nodes' database.
         self.database = database
-        self.nodes = nodes
+        self.redis = redis
+        self.postgres = postgres
         # Called where a process did not end as it should, with the node and the complaint.
         self.complain: Callable[[str, str], None] = lambda who, detail: None
         # What happens to the clients of the node with this URL: their connections break, as a
@@ -143,14 +176,58 @@ class House:
     def node(self, part: str) -> Node:
         return self.nodes[NODES.index(part)]
 
-    def footprint(self, node: Node) -> Footprint:
-        processes = node.family()
+    async def rows(self, query: str) -> list[Any]:
+        """Ask the database, past the nodes."""
+        if self.postgres is None:
+            with closing(sqlite3.connect(self.database.removeprefix("sqlite:///"))) as file:
+                return file.execute(query).fetchall()
+        connection = await asyncpg.connect(self.database)
+        try:
+            return list(await connection.fetch(query))
+        finally:
+            await connection.close()
+
+    async def footprint(self, node: Node) -> Footprint:
+        processes = node.family
         return Footprint(
             sum(one.memory_info().rss for one in processes) / 1e6,
             sum(one.num_fds() for one in processes),
             sum(one.num_threads() for one in processes),
-            len(processes),
+            await node.tasks(),
         )
+
+    async def ask_to_end(self, node: Node, number: signal.Signals = signal.SIGTERM) -> None:
+        """End a node by a signal; it must end well, and in time."""
+        began = time.monotonic()
+        code = await node.stop(number)
+        took = time.monotonic() - began
+        if code != 0 or took > DRAIN_PROMISE:
+            part = NODES[self.nodes.index(node)]
+            self.complain(part, f"{number.name} ended it with {code} after {took:.1f} s")
+
+    async def crash(self) -> None:
+        """Kill every process at once, as where a machine loses its power."""
+        processes = [one for node in self.nodes for one in node.family]
+        for server in (self.redis, self.postgres):
+            processes += family(server.process) if server is not None else []
+        # All stand still before the first one dies: nobody sees another's end.
+        for signal_all in (psutil.Process.suspend, psutil.Process.kill):
+            for one in processes:
+                with suppress(psutil.NoSuchProcess):
+                    signal_all(one)
+        for server in (self.redis, self.postgres):
+            if server is not None:
+                server.kill()
+        for node in self.nodes:
+            await node.kill()
+        await until(lambda: not alive(processes))
+
+    async def rise(self) -> None:
+        """Start what `crash` ended."""
+        for server in (self.postgres, self.redis):
+            if server is not None:
+                await _in_thread(server.start)()
+        await asyncio.gather(*[node.start() for node in self.nodes])
 
     @asynccontextmanager
     async def breaking(self, fault: Fault) -> AsyncIterator[None]:
@@ -172,6 +249,7 @@ class House:
 
     def _redis(self, way: str) -> Way:
         redis = self.redis
+        assert redis is not None, "this house has none"
         match way:
             case "kill":
                 return _soon(redis.kill), _in_thread(redis.start)
@@ -184,6 +262,7 @@ class House:
 
     def _postgres(self, way: str) -> Way:
         postgres = self.postgres
+        assert postgres is not None, "this house has none"
         match way:
             case "kill":
                 return _soon(postgres.kill), _in_thread(postgres.start)
@@ -203,29 +282,30 @@ class House:
         def doze() -> None:
             self.doze(node.ws_url)
 
+        killed: list[psutil.Process] = []
+
         async def kill_worker() -> None:
-            workers = node.family()[1:]
-            # Without workers of its own, the process is the worker.
-            for one in workers[:1]:
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
-            if not workers:
+            killed[:] = node.family[1:2]
+            for one in killed:
+                one.kill()
+            if not killed:  # the process is its own worker
                 await node.kill()
 
-        async def stop() -> None:
-            began = time.monotonic()
-            code = await node.stop()
-            took = time.monotonic() - began
-            if code != 0 or took > DRAIN_PROMISE:
-                self.complain(part, f"SIGTERM ended it with {code} after {took:.1f} s")
-
-        async def start() -> None:
-            if not node.running:
+        async def replaced() -> None:
+            if not killed:
                 await node.start()
+                return
+            try:
+                await until(lambda: len(node.crew - set(killed)) == node.workers, START_LIMIT)
+            except TimeoutError:
+                self.complain(part, f"nobody took the place of worker {killed[0].pid}")
+
+        async def stop() -> None:
+            await self.ask_to_end(node)
 
         def each(action: str) -> Callable[[], None]:
             def act() -> None:
-                for one in node.family():
+                for one in node.family:
                     with suppress(psutil.NoSuchProcess):
                         getattr(one, action)()
 
@@ -233,9 +313,9 @@ class House:
 
         match way:
             case "kill":
-                return node.kill, start
+                return node.kill, node.start
             case "restart":
-                return stop, start
+                return stop, node.start
             case "freeze":
                 return _soon(each("suspend")), _soon(each("resume"))
             case "cut":
@@ -243,9 +323,10 @@ class House:
             case "doze":
                 return _soon(doze), _soon(self.wake)
             case _:
-                return kill_worker, start
+                return kill_worker, replaced
 
     async def _drop_redis(self) -> None:
+        assert self.redis is not None
         with suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.redis.port)
             writer.write(b"CLIENT KILL TYPE pubsub\r\nCLIENT KILL TYPE normal\r\n")
@@ -263,6 +344,27 @@ class House:
                 )
             finally:
                 connection.terminate()
+
+
+def family(process: subprocess.Popen[bytes] | None) -> list[psutil.Process]:
+    """A process and all below it; nobody, where it is over."""
+    if process is None or process.poll() is not None:
+        return []
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run: one that nobody has buried yet is dead."""
+
+    def runs(one: psutil.Process) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return bool(one.is_running() and one.status() != psutil.STATUS_ZOMBIE)
+        return False
+
+    return [one for one in processes if runs(one)]
 
 
 def _soon(act: Callable[[], None]) -> Act:
@@ -293,27 +395,39 @@ def _ask_to_end(redis: RedisServer) -> None:
 
 @asynccontextmanager
 async def house(
-    redis: RedisServer,
-    postgres: PostgresServer,
+    redis: RedisServer | None,
+    postgres: PostgresServer | None,
     folder: Path,
     *,
     workers: Sequence[int] = (1, 1),
     broken: str | None = None,
+    counted: bool = False,
 ) -> AsyncIterator[House]:
-    """Open two nodes on a new database of these servers, which may be broken meanwhile."""
-    database = postgres.create_database()
+    """Open nodes on a new database of these servers, which may be broken meanwhile.
+
+    Without servers all is left as it is without settings: SQLite, and no relay.
+    """
+    database = postgres.create_database() if postgres else f"sqlite:///{folder}/var/chat.db"
     settings: dict[str, str | None] = {
-        "CHAT_DATABASE_URL": database,
-        "CHAT_RELAY_URL": redis.url,
+        "CHAT_DATABASE_URL": database if postgres else None,
+        "CHAT_RELAY_URL": redis.url if redis else None,
         "CHAT_API_KEY": API_KEY,
         "CHAT_SEND_RATE": "off",
     }
-    nodes = [Node(folder, settings, workers=count) for count in workers]
+    if postgres is None:
+        settings["CHAT_SECRET_KEY"] = None
+    ports: set[int] = set()
+    while len(ports) < len(workers):
+        ports.add(free_port())
+    nodes = [
+        Node(folder, settings, workers=count, port=port)
+        for count, port in zip(workers, ports, strict=True)
+    ]
     for node in nodes:
-        node.broken = broken
+        node.variant = ("tests.faults.broken", broken) if broken else COUNTED if counted else ()
     try:
         await asyncio.gather(*[node.start() for node in nodes])
-        yield House(redis, postgres, database, nodes)
+        yield House(nodes, database, redis, postgres)
         for node in nodes:
             code = await node.stop()
             assert code == 0, f"exit code {code}:\n{node.log}"
@@ -321,4 +435,5 @@ async def house(
         for node in nodes:
             if node.running:
                 await node.kill()
-        postgres.drop_database(database)
+        if postgres is not None:
+            postgres.drop_database(database)

@@ -1,8 +1,8 @@
 """The checker for longer: `make soak MINUTES=30`, or `python -m tests.faults.soak --seed S`.
 
-Node b takes every kind of fault; node a is never ended, so that what it takes of memory, files and
-threads can be compared over the whole time. Exits with 1 where a message was lost or repeated,
-where anything else was found, or where node a grew.
+Node b takes every kind of fault; node a is never ended, so that what it takes of memory, files,
+threads and tasks can be compared over the whole time. Exits with 1 where a message was lost or
+repeated, where anything else was found, or where node a grew.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.checker import Report, Row, Step, check, schedule
-from tests.faults.findings import Book
+from tests.faults.checker import Report, Run, Step, running, schedule
 from tests.faults.house import NODES, Fault, Footprint, House, house
 from tests.servers import PostgresServer, RedisServer
 
@@ -34,6 +33,8 @@ LONGEST = 8.0
 MAX_MEGABYTES = 12.0
 MAX_FILES = 12
 MAX_THREADS = 4
+# A socket takes a handful of tasks, and talkers walk from node to node.
+MAX_TASKS = 60
 
 # Ways to break node a that it survives.
 GENTLE = ("freeze", "cut", "doze")
@@ -68,18 +69,18 @@ class Watch:
         self._steps = 0
         self._minute = 0
 
-    def look(self, book: Book, row: Row) -> None:
+    async def look(self, run: Run) -> None:
         """After each step: all is well, so that footprints can be compared."""
         self._steps += 1
-        passed = time.monotonic() - self.began
-        self.last = self.opened.footprint(self.opened.nodes[0])
+        passed, book = time.monotonic() - self.began, run.book
+        self.last = await self.opened.footprint(self.opened.nodes[0])
         if self.first is None and passed >= self.seconds * WARM:
             self.first = self.last
         if passed < (self._minute + 1) * MINUTE:
             return
         self._minute = int(passed / MINUTE)
         acked = sum(one.acked is not None for one in book.said.values())
-        other = self.opened.footprint(self.opened.nodes[1])
+        other = await self.opened.footprint(self.opened.nodes[1])
         print(
             f"minute {self._minute}: {self._steps} steps, {acked} messages acked,"
             f" {len(book.findings) + book.more} findings; node a {self.last}; node b {other}",
@@ -93,10 +94,13 @@ class Watch:
         """What grew too much, in words; empty where nothing did."""
         if self.first is None or self.last is None:
             return "too short to tell"
+        first, last = self.first, self.last
+        assert first.tasks is not None and last.tasks is not None, "they are counted"
         grown = (
-            ("memory", self.last.megabytes - self.first.megabytes, MAX_MEGABYTES),
-            ("open files", self.last.files - self.first.files, MAX_FILES),
-            ("threads", self.last.threads - self.first.threads, MAX_THREADS),
+            ("memory", last.megabytes - first.megabytes, MAX_MEGABYTES),
+            ("open files", last.files - first.files, MAX_FILES),
+            ("threads", last.threads - first.threads, MAX_THREADS),
+            ("tasks", last.tasks - first.tasks, MAX_TASKS),
         )
         return ", ".join(f"{name} by {by:.1f}" for name, by, limit in grown if by > limit)
 
@@ -109,26 +113,22 @@ async def soak(minutes: float, seed: int) -> int:
         redis.start()
         postgres.start()
         with tempfile.TemporaryDirectory(prefix="tertulia-soak-") as folder:
-            async with house(redis, postgres, Path(folder), workers=(1, 2)) as opened:
+            async with house(redis, postgres, Path(folder), workers=(1, 2), counted=True) as opened:
                 watch = Watch(opened, minutes * MINUTE)
-                print(f"start: node a {opened.footprint(opened.nodes[0])}", flush=True)
-                steps = endless(seed, time.monotonic() + minutes * MINUTE)
-                report = await check(opened, steps, seed, after_step=watch.look)
+                print(f"start: node a {await opened.footprint(opened.nodes[0])}", flush=True)
+                async with running(opened, seed) as run:
+                    for step in endless(seed, time.monotonic() + minutes * MINUTE):
+                        await run.step(step)
+                        await watch.look(run)
     finally:
         redis.remove()
         postgres.remove()
-    return _verdict(report, watch)
+    return _verdict(run.report, watch)
 
 
 def _verdict(report: Report, watch: Watch) -> int:
     print(report.table)
-    rows = report.rows
-    print(
-        f"{len(rows)} steps, {report.said} messages, {sum(row.reconnects for row in rows)}"
-        f" reconnects, {len(report.findings)} findings; worst latency"
-        f" {max((row.worst for row in rows), default=0):.2f} s, longest recovery"
-        f" {max((row.recovery for row in rows), default=0):.2f} s"
-    )
+    print(f"{len(report.rows)} steps, {report.said} messages, {len(report.findings)} findings")
     print(f"node a, warm:       {watch.first}\nnode a, at the end: {watch.last}")
     grew = watch.grew
     print(f"GREW: {grew}" if grew else "nothing grew")

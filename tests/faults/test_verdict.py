@@ -1,10 +1,15 @@
-"""The verdict itself: a log, a screen and acks that do not fit are each told by their name."""
+"""The verdict itself: a log, a screen and acks that do not fit are each told by their name.
+
+And the table that a run prints.
+"""
 
 from __future__ import annotations
 
-from tests.faults.checker import Log, verdict
+import re
+
+from tests.faults.checker import HEAD, Log, Report, Row, verdict
 from tests.faults.client import Talker
-from tests.faults.findings import Book, Kind, Line
+from tests.faults.findings import Book, Finding, Kind, Line
 
 ROOM = "lobby"
 
@@ -81,3 +86,16 @@ def test_words_that_changed_in_the_log_are_strange() -> None:
     book, talker, lines = spoken()
     lines[0] = Line(1, lines[0].id, "something else")
     assert Kind.STRANGER in kinds(book, talker, log_of(lines))
+
+
+def test_the_table_has_a_line_for_each_row_and_ends_with_the_whole_run() -> None:
+    rows = [Row("redis: kill, 0.3 s", "1+2", acked=7, reconnects=2, worst=0.25, recovery=1.5)]
+    total = Row("total", "1+2", acked=9, reconnects=2, lost=1, worst=0.5, recovery=1.5)
+    told = Finding(1.0, Kind.LOST, "maria", "hola")
+    table = Report(7, rows, total, [told]).table.splitlines()
+    assert [re.split(r" {2,}", line) for line in table[1:4]] == [
+        list(HEAD),
+        ["redis: kill, 0.3 s", "1+2", "7", "2", "0", "0", "0.25 s", "1.50 s"],
+        ["total", "1+2", "9", "2", "1", "0", "0.50 s", "1.50 s"],
+    ]
+    assert table[0] == "seed 7" and table[4:] == [str(told)]
