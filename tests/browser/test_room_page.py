@@ -1,4 +1,4 @@
-"""What the page of a room offers to who reads in it: old and new messages, links, a quick way back.
+"""What the page of a room offers to who reads in it: links, a quick way back after an outage.
 
 Also that it fits into a small window, and that a page of another site can use its client.
 """
@@ -9,62 +9,30 @@ import asyncio
 import re
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Page, expect
 
 from tests.browser.conftest import NewPage
-from tests.browser.room import NAME, Enter, connected, conversation, said, say
+from tests.browser.room import Enter, connected, conversation, filled, fits, said, say
 from tests.conftest import ChatServerFactory
-from tests.people import API_KEY, Person, execute, mint, site, until
+from tests.people import API_KEY, a_name, a_room, execute, mint, until
 from tests.servers import ChatServer, free_port
 from tests.test_docs import README, block
+
+pytest_plugins = ["tests.houses"]
 
 ADDRESS = "https://www.example.org/a/very/long/path/of/forty"
 
 UNLIMITED = {"CHAT_API_KEY": API_KEY, "CHAT_SEND_RATE": "off"}
 
 
-async def filled(server: ChatServer, count: int, room: str = NAME) -> tuple[Person, list[str]]:
-    """Have somebody say so many things in the room."""
-    pedro = await site(server, "pedro")
-    texts = [f"number {number}" for number in range(1, count + 1)]
-    for text in texts:
-        assert (await pedro.post(room, text)).status == 201
-    return pedro, texts
-
-
-async def top_of(element: Locator) -> float:
-    box = await element.bounding_box()
-    assert box is not None
-    return box["y"]
-
-
-async def scroll_to_top(page: Page) -> None:
-    await page.get_by_role("log").evaluate("log => { log.scrollTop = 0 }")
-    await page.evaluate("() => new Promise(requestAnimationFrame)")
-
-
-async def focused(page: Page) -> str:
-    return str(await page.evaluate("() => document.activeElement.id"))
-
-
 # --- A small window
-
-
-async def fits(page: Page) -> None:
-    """See that nothing is wider than the window, and that Send is in it."""
-    wide = await page.evaluate(
-        "() => [...document.querySelectorAll('*')].filter(one => one.scrollWidth > innerWidth"
-        " || one.getBoundingClientRect().right > innerWidth).map(one => one.outerHTML)"
-    )
-    assert wide == []
-    await expect(page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize("text", [ADDRESS, "x" * 20_000], ids=["address", "too-long"])
 async def test_in_a_small_window_long_words_push_nothing_out(
-    text: str, chat_server: ChatServerFactory, enter: Enter
+    text: str, server: ChatServer, enter: Enter
 ) -> None:
-    maria = await enter(await chat_server(), "maria-" + "x" * 26)
+    maria = await enter(server, a_name() + "x" * 16, a_room())
     await maria.set_viewport_size({"width": 360, "height": 640})
 
     await maria.get_by_label("Message").fill(text)
@@ -78,76 +46,15 @@ async def test_in_a_small_window_long_words_push_nothing_out(
     await fits(maria)
 
 
-# --- Old and new
-
-
-async def test_the_button_leads_to_the_first_message_each_once_and_in_order(
-    chat_server: ChatServerFactory, enter: Enter
-) -> None:
-    server = await chat_server(**UNLIMITED)
-    _, texts = await filled(server, 130)
-    maria = await enter(server, "maria")
-    older = maria.get_by_role("button", name="Older messages")
-    await expect(said(maria, texts[-1])).to_be_in_viewport()
-    assert await conversation(maria) == texts[80:]
-
-    for shown, more in ((80, 30), (30, 0)):
-        await older.focus()
-        await scroll_to_top(maria)
-        place = await top_of(said(maria, texts[shown]))
-        await older.press("Enter")
-        await expect(said(maria, texts[more])).to_have_count(1)
-
-        # What was in sight is where it was, and so is the focus.
-        assert abs(await top_of(said(maria, texts[shown])) - place) < 2
-        assert await conversation(maria) == texts[more:]
-        assert await focused(maria) == ("older" if more else "log")
-
-    await expect(older).to_be_hidden()
-    await say(maria, "hola")
-    await expect(said(maria, "hola")).to_be_in_viewport()
-    assert await conversation(maria) == [*texts, "hola"]
-
-
-async def test_where_all_is_shown_no_button_offers_more(
-    chat_server: ChatServerFactory, enter: Enter
-) -> None:
-    server = await chat_server(**UNLIMITED)
-    _, texts = await filled(server, 50)
-    maria = await enter(server, "maria")
-    await expect(said(maria, texts[0])).to_have_count(1)
-    await expect(maria.get_by_role("button", name="Older messages")).to_be_hidden()
-
-
-async def test_who_reads_back_is_told_of_new_messages_and_led_to_them(
-    chat_server: ChatServerFactory, enter: Enter
-) -> None:
-    server = await chat_server(**UNLIMITED)
-    pedro, texts = await filled(server, 50)
-    maria = await enter(server, "maria")
-    await expect(said(maria, texts[-1])).to_be_in_viewport()
-    newer = maria.get_by_role("button", name="New messages")
-    await pedro.post(NAME, "who is at the end sees it come")
-    await expect(said(maria, "who is at the end sees it come")).to_be_in_viewport()
-    await expect(newer).to_be_hidden()
-
-    await scroll_to_top(maria)
-    await pedro.post(NAME, "who reads back is told")
-
-    await expect(newer).to_be_in_viewport(ratio=1)
-    await expect(said(maria, texts[0])).to_be_in_viewport()
-    await newer.click()
-    await expect(said(maria, "who reads back is told")).to_be_in_viewport(ratio=1)
-    await expect(newer).to_be_hidden()
-    assert await focused(maria) == "log"
+# --- What else there is to see
 
 
 async def test_who_is_at_the_end_stays_there_when_the_field_grows(
-    chat_server: ChatServerFactory, enter: Enter
+    server: ChatServer, enter: Enter
 ) -> None:
-    server = await chat_server(**UNLIMITED)
-    _, texts = await filled(server, 50)
-    maria = await enter(server, "maria")
+    room = a_room()
+    _, texts = await filled(server, 50, room)
+    maria = await enter(server, a_name(), room)
     await expect(said(maria, texts[-1])).to_be_in_viewport()
     await say(maria, "hola")
     await maria.get_by_label("Message").fill("line\n" * 30)
@@ -157,9 +64,9 @@ async def test_who_is_at_the_end_stays_there_when_the_field_grows(
 
 
 async def test_an_empty_room_says_so_until_somebody_speaks(
-    chat_server: ChatServerFactory, enter: Enter
+    server: ChatServer, enter: Enter
 ) -> None:
-    maria = await enter(await chat_server(), "maria")
+    maria = await enter(server, a_name(), a_room())
     sentence = maria.get_by_text("Nobody has said anything here yet.")
     await expect(sentence).to_be_visible()
     await say(maria, "hola")
@@ -179,9 +86,9 @@ LINKS = {
 
 
 async def test_addresses_of_the_web_become_links_and_nothing_else_does(
-    chat_server: ChatServerFactory, enter: Enter
+    server: ChatServer, enter: Enter
 ) -> None:
-    maria = await enter(await chat_server(), "maria")
+    maria = await enter(server, a_name(), a_room())
     for text, addresses in LINKS.items():
         await say(maria, text)
         article = maria.get_by_role("log").get_by_role("article").filter(has_text=text)
@@ -297,7 +204,7 @@ async def test_a_page_of_another_origin_talks_by_the_lines_of_the_readme(
     website.chat = server = await chat_server(CHAT_ALLOWED_ORIGINS=website.url, **UNLIMITED)
     lines = block(README, "html", "chat-client.js")
     website.page = SHOW + lines.replace("https://chat.example.org", server.url)
-    pedro, _ = await filled(server, 2, "lobby")
+    pedro, _ = await filled(server, 2, "lobby", "pedro")
     page = await new_page()
     async with await asyncio.start_server(website.serve, "127.0.0.1", website.port):
         await page.goto(website.url)

@@ -1,235 +1,295 @@
 // @ts-check
 /**
- * The box with the messages on the page /test-chat/{room}/: what is said, what is under way, and the ways to
- * older and to the newest messages. Owns that part of the DOM; what to show it is told by test-chat.js.
- * Text of users reaches the document through textContent only.
+ * The box with the messages: a window on the room's log, without gaps, that slides both ways and is bounded.
+ * Owns which messages are in the page, and the lines between them; what came is told by test-chat.js, what one
+ * message looks like is bubble.js's, what has been read is reading.js's.
  *
- * @import {History, Message, User, Welcome} from "./chat-types.js"
+ * @import {History, Message, Welcome} from "./chat-types.js"
+ * @typedef {{message: Message, element: HTMLElement}} Entry the element holds the lines above the message, too
  */
-import { make, part } from "./dom.js";
-import { linked } from "./links.js";
+import { gone, me, messageOf, setOff } from "./bubble.js";
+import { make, part, takeFocus } from "./dom.js";
+import * as outbox from "./outbox.js";
+import { atEnd, follow, onScroll, stay, steady, toEnd } from "./scroll.js";
+import { say } from "./texts.js";
 
-// Enough to read back; more would make the page slow. What is older is on the server, a button away.
-const SHOWN_MOST = 1_000;
-const READING_MOST = 5_000; // What somebody reads is not taken from under their eyes so soon.
-const OLDER_PAGE = 50;
-const AT_BOTTOM_PX = 48; // This near to the end counts as reading the newest.
+const SHOWN_MOST = 1_000; // Enough to read back in; more would make the page slow.
+const PAGE = 50; // Messages asked for at once.
+const KEPT = SHOWN_MOST - PAGE; // Taken out many at a time, as each time all the others move.
+const BATCH_MOST = 50; // Built in one piece of work: some ms, so that typing is not held up.
+const BATCH_MS = 500; // The longest wait for a picture to be drawn; browsers draw none of a hidden page.
+const AHEAD_PX = 400; // What is this near to being in sight is asked for.
 
 const log = part("log", HTMLElement);
 const past = part("past", HTMLElement);
 const confirmed = part("confirmed", HTMLElement);
-const outbox = part("outbox", HTMLElement);
 const older = part("older", HTMLButtonElement);
-const newer = part("newer", HTMLButtonElement);
+const later = part("later", HTMLElement);
 const nothing = part("nothing", HTMLElement);
 
-const { userId, userName = "" } = part("chat", HTMLElement).dataset;
-/** Who reads this page. @type {User} */
-const me = { id: Number(userId), name: userName };
-/** The messages in the page by seq, without gaps. @type {Map<number, HTMLElement>} */
+/** What is in the page, by seq: all from `first` to `last`. @type {Map<number, Entry>} */
 const shown = new Map();
-/** Messages of this page that are not in the log yet, by id. @type {Map<string, HTMLElement>} */
-const pending = new Map();
-let first = Infinity; // Seq of the oldest message in the page; Infinity: there is none.
+let [first, last] = [Infinity, 0];
+let head = 0; // Seq of the newest message that came.
 let begin = Infinity; // Seq of the oldest message in the log; Infinity: not known.
 let silent = false; // Nobody had said anything when we came.
+let quietTo = 0; // Up to here all was said before we came, and is not read out.
+let atHead = true; // Whether the window reaches to the newest; else those that come are left in the log.
+/** What came and is not in the page yet. @type {Message[]} */
+let queue = [];
+let unreadFrom = 0; // The seq above which the line "New messages" stands; 0: none.
+let [frame, timer] = [0, 0];
+
+/**
+ * Where older messages come from; who is told why none came ("": now they did), and that what is in sight may
+ * have changed.
+ * @typedef {{history: (before: number, limit: number) => Promise<History>, connected: () => boolean,
+ *   complain: (words: string) => void, changed: () => void}} Others
+ * @type {Others}
+ */
+let others;
+
+/** @param {Others} given */
+export function start(given) {
+  others = given;
+  onScroll(tell);
+}
+
+const tell = () => others.changed();
+
+/** Whether new messages come into sight by themselves. */
+export const isFollowing = () => atHead && atEnd();
+
+/** Whether the newest message is in the page and in sight. */
+export const showsNewest = () => isFollowing() && last === head;
 
 /** Begins, with each connection. @param {Welcome} welcome */
 export function welcomed(welcome) {
-  Object.assign(me, welcome.user);
   begin = welcome.first_seq;
   silent = welcome.last_seq === 0;
   if (!welcome.resumed) {
-    shown.clear();
-    past.replaceChildren();
-    confirmed.replaceChildren();
-    first = Infinity;
-    following = true;
-    newer.hidden = true;
+    clear();
+    [head, quietTo, atHead] = [0, welcome.last_seq, true];
+    toEnd();
+  } else if (welcome.last_seq - head > PAGE) {
+    // So much was missed that nobody wants to hear it all.
+    hush();
+    quietTo = welcome.last_seq;
   }
   sayMore();
+  look();
 }
 
-// One message.
+// Into the page.
 
-const timeOnly = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const dayAndTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-
-/** @param {Date} when */
-function timeOf(when) {
-  const today = when.toDateString() === new Date().toDateString();
-  const time = make("time", "", (today ? timeOnly : dayAndTime).format(when));
-  time.setAttribute("datetime", when.toISOString());
-  time.title = dayAndTime.format(when);
-  return time;
+/** Takes new messages. @param {Message[]} messages */
+export function show(messages) {
+  head = messages.at(-1)?.seq ?? head;
+  if (!atHead) return tell();
+  queue.push(...messages);
+  if (queue.length > SHOWN_MOST) queue = queue.slice(-SHOWN_MOST);
+  soon();
 }
 
-/** @param {string} className  @param {string} name  @param {HTMLElement} when  @param {string} text */
-function bubble(className, name, when, text) {
-  const element = make("article", className);
-  const head = make("header");
-  const sender = make("span", "sender", name);
-  sender.dir = "auto";
-  head.append(sender, " ", when);
-  const words = make("p", "text");
-  words.dir = "auto";
-  words.append(...linked(text));
-  element.append(head, words);
-  return element;
+function soon() {
+  frame ||= requestAnimationFrame(flush);
+  timer ||= window.setTimeout(flush, BATCH_MS);
 }
 
-/** @param {Message} message */
-function messageOf({ sender, sent_at, text, redacted }) {
-  const className = sender.id === me.id ? "message own" : "message";
-  const element = bubble(className, sender.name, timeOf(new Date(sent_at)), text);
-  if (redacted) takeAway(element);
-  return element;
+function flush() {
+  cancelAnimationFrame(frame);
+  clearTimeout(timer);
+  frame = timer = 0;
+  // Who reads back keeps what they read; what comes meanwhile is there when they come down.
+  if (!atEnd() && shown.size + queue.length > SHOWN_MOST) leaveHead();
+  const batch = queue.splice(0, BATCH_MOST);
+  if (shown.size && batch.length && batch[0].seq !== last + 1) clear();
+  put(batch.filter(({ seq }) => seq <= quietTo), past, "append");
+  put(batch.filter(({ seq }) => seq > quietTo), confirmed, "append");
+  trimTop();
+  sayMore();
+  follow();
+  tell();
+  if (queue.length) soon();
 }
 
-/** @param {HTMLElement} element */
-function takeAway(element) {
-  element.querySelector(".text")?.replaceWith(make("p", "text gone", "This text was removed."));
+/** @param {Message[]} messages  @param {HTMLElement} place  @param {"append" | "prepend"} where */
+function put(messages, place, where) {
+  if (!messages.length) return;
+  const added = messages.map((message) => {
+    if (message.sender.id === me.id) outbox.forget(message.id);
+    const element = make("div", "entry");
+    element.append(messageOf(message));
+    shown.set(message.seq, { message, element });
+    return element;
+  });
+  first = Math.min(first, messages[0].seq);
+  last = Math.max(last, messages[messages.length - 1].seq);
+  for (const { seq } of messages) dress(seq);
+  dress(messages[messages.length - 1].seq + 1);
+  place[where](...added);
+}
+
+/** Draws what depends on the message before. @param {number} seq */
+function dress(seq) {
+  const entry = shown.get(seq);
+  if (entry) setOff(entry.element, entry.message, shown.get(seq - 1)?.message, seq === unreadFrom);
+}
+
+// Out of it.
+
+function trimTop() {
+  if (shown.size <= SHOWN_MOST) return;
+  for (; shown.size > KEPT; first++) remove(first);
+  dress(first);
+}
+
+function trimEnd() {
+  if (shown.size <= SHOWN_MOST) return;
+  leaveHead();
+  for (; shown.size > KEPT; last--) remove(last);
 }
 
 /** @param {number} seq */
-export function redact(seq) {
-  const element = shown.get(seq);
-  if (element) takeAway(element);
+function remove(seq) {
+  const entry = shown.get(seq);
+  if (!entry) return;
+  takeFocus(entry.element, log);
+  entry.element.remove();
+  shown.delete(seq);
 }
 
-// What is said.
-
-// Who reads the newest goes on doing so when messages come, or when the log's box changes its size.
-let following = true;
-
-function follow() {
-  if (following) log.scrollTop = log.scrollHeight;
+function clear() {
+  for (const place of [past, confirmed]) {
+    takeFocus(place, log);
+    place.replaceChildren();
+  }
+  shown.clear();
+  [first, last] = [Infinity, 0];
 }
 
-let height = 0; // Of the box, when we last heard of it.
+function leaveHead() {
+  atHead = false;
+  queue = [];
+  hush();
+}
 
-log.addEventListener("scroll", () => {
-  // A box that just became smaller, as the field below grew, is not somebody who leaves the end.
-  if (log.clientHeight !== height) return;
-  following = log.scrollHeight - log.scrollTop - log.clientHeight < AT_BOTTOM_PX;
-  if (following) newer.hidden = true;
-});
-new ResizeObserver(() => {
-  height = log.clientHeight;
-  follow();
-}).observe(log);
-
-newer.addEventListener("click", () => {
-  log.focus(); // The button goes away, and must not take the focus with it.
-  following = true;
-  follow();
-});
-
-/** Changes what is above, and leaves what is in sight where it is. @param {() => void} change */
-function above(change) {
-  const left = log.scrollHeight - log.scrollTop;
-  change();
-  log.scrollTop = log.scrollHeight - left;
+/** Makes way for messages that are not to be read out after those that were. */
+function hush() {
+  past.append(...confirmed.childNodes);
 }
 
 /** Says what is there besides messages: more of them, or none at all. */
 function sayMore() {
   const more = first !== Infinity && first > begin;
-  if (!more && document.activeElement === older) log.focus({ preventScroll: true });
+  if (!more) takeFocus(older, log);
   older.hidden = !more;
-  nothing.hidden = !silent || shown.size + pending.size > 0;
+  later.hidden = atHead;
+  nothing.hidden = !silent || shown.size + outbox.count() > 0;
 }
 
-/** @param {Message[]} messages  @param {HTMLElement} place  @param {"append" | "prepend"} where */
-function put(messages, place, where) {
-  const added = messages.filter(({ seq }) => !shown.has(seq));
-  for (const message of added) {
-    shown.set(message.seq, messageOf(message));
-    first = Math.min(first, message.seq);
+// To and fro.
+
+let [asking, failed] = [false, false];
+let hurried = false; // Somebody wants the newest, while something else is asked for.
+
+/** Asks for what lies beyond an end of the window. @param {"older" | "later" | "newest"} where */
+async function load(where) {
+  if (asking) return void (hurried ||= where === "newest");
+  asking = true;
+  const before = { older: first, later: last + 1 + PAGE, newest: head + 1 }[where];
+  const page = await others.history(before, PAGE).catch(() => null);
+  asking = false;
+  if (page) {
+    if (where === "older") putOlder(page);
+    else putLater(page.messages, where);
+    look();
   }
-  place[where](...added.map(({ seq }) => /** @type {HTMLElement} */ (shown.get(seq))));
+  if (!page || failed) others.complain(page ? "" : say("Older messages did not come. Try again in a moment."));
+  failed = !page;
+  if (hurried) load("newest");
+  hurried = false;
 }
 
-/** @param {number} most */
-function trim(most) {
-  for (; shown.size > most; first++) {
-    shown.get(first)?.remove();
-    shown.delete(first);
-  }
-}
-
-/** Shows new messages. @param {Message[]} messages */
-export function show(messages) {
-  for (const { id, sender } of messages) if (sender.id === me.id) forget(id);
-  put(messages, confirmed, "append");
-  const most = following ? SHOWN_MOST : READING_MOST;
-  if (shown.size > most) above(() => trim(most));
-  newer.hidden = following;
-  sayMore();
-  follow();
-}
-
-/** Puts a page of older messages above. @param {(before: number, limit: number) => Promise<History>} ask */
-async function showOlder(ask) {
-  const { messages, more } = await ask(first, OLDER_PAGE);
-  above(() => {
-    // Into a place of their own, which is not read out: only what is new is told to who cannot see it.
-    put(messages, past, "prepend");
-    if (!more) begin = first;
+/** @param {History} page */
+function putOlder({ messages, more }) {
+  if (!more) begin = Math.min(messages[0]?.seq ?? first, first);
+  steady(() => {
+    // Into a place that is not read out: only what is new is told to who cannot see it.
+    put(messages.filter(({ seq }) => seq < first), past, "prepend");
     sayMore();
   });
-}
-
-/**
- * Sets where older messages come from, and who is told why none came ("": now they did).
- * @param {(before: number, limit: number) => Promise<History>} ask  @param {(words: string) => void} tell
- */
-export function olderFrom(ask, tell) {
-  let [asking, failed] = [false, false];
-  older.addEventListener("click", async () => {
-    if (asking) return;
-    asking = true;
-    try {
-      await showOlder(ask);
-      if (failed) tell("");
-      failed = false;
-    } catch (error) {
-      failed = true;
-      tell(`Older messages did not come. ${error instanceof Error ? error.message : error}`);
-    }
-    asking = false;
-  });
-}
-
-// What is under way.
-
-/** @param {string} id  @param {string} text */
-export function showPending(id, text) {
-  const element = bubble("message own pending", me.name, make("span", "fate", "Sending…"), text);
-  pending.set(id, element);
-  outbox.append(element);
+  trimEnd();
   sayMore();
-  following = true;
+  tell();
+}
+
+/** @param {Message[]} messages  @param {"later" | "newest"} where */
+function putLater(messages, where) {
+  if (where === "newest") clear();
+  const more = messages.filter(({ seq }) => seq > last);
+  put(more, past, "append");
+  if (shown.size > SHOWN_MOST) steady(trimTop);
+  // Nothing more: what lay there was trimmed from the log, and the next to come closes the gap.
+  atHead = last >= head || !more.length;
+  sayMore();
+  if (where === "newest") toEnd();
+  else stay();
+  tell();
+}
+
+const near = new IntersectionObserver((seen) => {
+  for (const { isIntersecting, target } of seen) {
+    if (isIntersecting && others.connected()) load(target === older ? "older" : "later");
+  }
+}, { root: log, rootMargin: `${AHEAD_PX}px 0px` });
+
+/** Looks anew whether an end of the window is near: it says so again. */
+function look() {
+  for (const end of [older, later]) {
+    near.unobserve(end);
+    near.observe(end);
+  }
+}
+look();
+
+older.addEventListener("click", () => load("older"));
+
+/** Goes to the newest message, whatever lies between. */
+export function toNewest() {
+  if (atHead) toEnd();
+  else load("newest");
+  tell();
+}
+
+// What else there is to say about messages that are shown.
+
+/** @param {number} seq */
+export function redact(seq) {
+  for (const message of queue) if (message.seq === seq) message.redacted = true;
+  shown.get(seq)?.element.querySelector(".text")?.replaceWith(gone());
+}
+
+/** Draws the line "New messages" above a message. @param {number} seq 0: takes it away */
+export function markFrom(seq) {
+  const before = unreadFrom;
+  unreadFrom = seq;
+  dress(before);
+  dress(seq);
   follow();
 }
 
-/** @param {string} id */
-export function forget(id) {
-  pending.get(id)?.remove();
-  pending.delete(id);
+/** The newest of our own messages up to a seq that is in the page. @param {number} seq */
+export function lastOwn(seq) {
+  for (let at = Math.min(seq, last); at >= first; at--) {
+    const entry = shown.get(at);
+    if (entry?.message.sender.id === me.id) return entry.element;
+  }
+}
+
+/** Shows one of our own that is on its way. @param {string} id  @param {string} text */
+export function showDraft(id, text) {
+  outbox.add(id, text);
   sayMore();
-}
-
-/** @param {string} id  @param {string} words  @param {boolean} [failed] */
-export function tellFate(id, words, failed = false) {
-  const element = pending.get(id);
-  element?.classList.toggle("failed", failed);
-  element?.querySelector(".fate")?.replaceChildren(words);
-}
-
-/** Takes out all that is under way, and returns the texts. */
-export function takeOut() {
-  const texts = Array.from(pending.values(), (element) => element.querySelector(".text")?.textContent ?? "");
-  for (const id of [...pending.keys()]) forget(id);
-  return texts;
+  toNewest();
 }

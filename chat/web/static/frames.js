@@ -4,6 +4,8 @@
  * Frames are kept here and put into the page only while the panel is open, so that they cost nothing else.
  */
 
+import { say } from "./texts.js";
+
 // As many as one reads; a catch-up frame may hold 256 KiB, of which the first characters are enough.
 const FRAMES_MOST = 200;
 const TEXT_MOST = 2_000;
@@ -15,7 +17,7 @@ const lines = [];
 
 /** @param {"in" | "out"} direction  @param {string} text */
 export function noteFrame(direction, text) {
-  const rest = text.length > TEXT_MOST ? `… (${text.length} characters)` : "";
+  const rest = text.length > TEXT_MOST ? `… ${say("({n} characters)", { n: text.length })}` : "";
   const arrow = direction === "in" ? "←" : "→";
   lines.push(`${new Date().toLocaleTimeString()} ${arrow} ${text.slice(0, TEXT_MOST)}${rest}`);
   if (lines.length > FRAMES_MOST) lines.shift();

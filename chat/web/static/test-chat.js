@@ -1,172 +1,157 @@
 // @ts-check
 /**
- * The page /test-chat/{room}/: shows what a ChatClient tells, and hands it what is typed.
- * Owns the DOM around the conversation; order, resuming and repeating are the client's.
+ * The page /test-chat/{room}/: one ChatClient, and the parts of the page that show what it tells and hand it what
+ * people do. Owns who is told what; each part owns its place in the page.
  *
- * @import {State} from "./chat-types.js"
+ * @import {Failure, State} from "./chat-types.js"
  */
+import { isDirect, me } from "./bubble.js";
 import { ChatClient } from "./chat-client.js";
+import * as composer from "./composer.js";
 import * as conversation from "./conversation.js";
 import { make, part } from "./dom.js";
 import { noteFrame } from "./frames.js";
+import * as outbox from "./outbox.js";
+import * as people from "./people.js";
+import * as reading from "./reading.js";
+import * as status from "./status.js";
+import { say } from "./texts.js";
+import * as typing from "./typing.js";
 
-const { room = "", root = "", userName = "" } = part("chat", HTMLElement).dataset;
+const { room = "", root = "" } = part("chat", HTMLElement).dataset;
 const who = part("who", HTMLElement);
-const status = part("status", HTMLElement);
-const tryNow = part("try-now", HTMLButtonElement);
-const problem = part("problem", HTMLElement);
-const composer = part("composer", HTMLFormElement);
-const field = part("message", HTMLTextAreaElement);
+const { complain } = composer;
+const PATIENCE_MS = 10_000; // With what the server is asked over HTTP.
 
-// The connection.
-
-let countdown = 0;
-
-/** Words for close codes. @type {Record<number, string>} */
-const REASONS = {
-  4403: "You may not enter this room",
-  4404: "There is no such room",
-  4429: "There are too many connections",
-};
-/** Words for states; `waiting` has a countdown, `refused` its reason. @type {Record<string, string>} */
-const STATES = { connecting: "Connecting", connected: "Connected", offline: "Offline", "signed-out": "Signed out" };
-
-/** @param {State} state */
-function showState(state) {
-  clearInterval(countdown);
-  offerToTry(state.name);
-  status.dataset.state = state.name;
-  const reason = REASONS[state.code ?? 0];
-  if (state.name === "waiting") countDown(state.until ?? 0);
-  else status.textContent = STATES[state.name] ?? reason ?? "Disconnected";
-
-  if (state.name === "signed-out" || state.name === "refused") {
-    // What the client will not send any more goes back to where it was typed.
-    field.value = [...conversation.takeOut(), field.value].filter(Boolean).join("\n");
-    keepDraft();
-  }
-  if (state.name === "connecting") complain("");
-  else if (reason) complain(`${reason}.`);
-  else if (state.name === "refused") complain("The server ended the connection. Reload the page to try again.");
-  else if (state.name === "signed-out") {
-    const link = make("a", "", "Sign in again");
-    link.setAttribute("href", `${root}/login?next=${encodeURIComponent(location.pathname)}`);
-    complain("You are signed out. What you typed is kept. ", link);
-  }
-}
-
-/** @param {State["name"]} name */
-function offerToTry(name) {
-  if (name === "waiting" || name === "offline") tryNow.hidden = false;
-  else if (name !== "connecting") {
-    // While it tries, the button stays where the finger is.
-    if (document.activeElement === tryNow) field.focus();
-    tryNow.hidden = true;
-  }
-}
-
-tryNow.addEventListener("click", () => client.hurry());
-
-/** @param {number} until */
-function countDown(until) {
-  // Only the first word is spoken: nobody wants to hear the seconds counted.
-  const seconds = make("span");
-  seconds.ariaHidden = "true";
-  status.replaceChildren("Reconnecting", seconds);
-  const tick = () => {
-    seconds.textContent = ` in ${Math.max(1, Math.ceil((until - Date.now()) / 1000))} s`;
-  };
-  tick();
-  countdown = window.setInterval(tick, 1000);
-}
-
-/** @param {string} text  @param {Node[]} more */
-function complain(text, ...more) {
-  problem.replaceChildren(...(text ? [text, ...more] : []));
-}
-
-// Talking.
-
-/** @type {string | undefined} The message that the complaint beside the field is about. */
-let delayed;
+// What the client tells.
 
 const client = new ChatClient(`${root}/ws/chat/${encodeURIComponent(room)}/`, {
+  user: { ...me },
   onFrame: noteFrame,
   onState: showState,
-  onMessages: conversation.show,
+  onPresence: people.show,
+  onTyping: typing.types,
+  onRead: reading.wasRead,
   onRedacted: conversation.redact,
   onWelcome(welcome) {
-    who.textContent = who.title = welcome.user.name;
+    Object.assign(me, welcome.user);
+    who.textContent = who.title = me.name;
+    composer.limitTo(client.limits.text);
     conversation.welcomed(welcome);
+    reading.welcomed(welcome);
   },
-  onAck(ack) {
-    conversation.tellFate(ack.id, "Sent");
-    if (ack.id === delayed) complain("");
+  onMessages(messages) {
+    typing.said(messages);
+    conversation.show(messages);
+    reading.arrived(messages);
+  },
+  onAck({ id }) {
+    outbox.stored(id);
+    if (id === delayed) complain("");
   },
   onError(failure) {
     if (failure.retrying) {
       delayed = failure.id;
-      return complain(`${failure.detail} Your message is kept and sent again by itself.`);
+      return complain(`${wordsFor(failure)} ${say("Your message is kept and sent again by itself.")}`);
     }
-    complain(failure.detail);
-    if (failure.id === undefined || failure.text === undefined) return;
-    // Given up: the words go back into the field, or stay where they are if the field is in use.
-    if (field.value === "") {
-      conversation.forget(failure.id);
-      field.value = failure.text;
-      keepDraft();
-    } else {
-      conversation.tellFate(failure.id, "Not sent", true);
-    }
+    complain(wordsFor(failure));
+    if (failure.id !== undefined) outbox.refused(failure.id, submit, composer.keepDraft);
   },
 });
 
-conversation.olderFrom((before, limit) => client.history(before, limit), complain);
+/** @type {string | undefined} The message that the complaint beside the field is about. */
+let delayed;
 
-function submit() {
+/** What people can do something about, in the language of the page. @type {Record<string, string>} */
+const FAILURES = {
+  rate_limited: say("You are sending too fast."),
+  unavailable: say("The server cannot store anything just now."),
+  forbidden: say("You may not do that here."),
+  unknown_receiver: say("There is no such person any more."),
+  id_conflict: say("The message was not sent."),
+  other_user: say("You are signed in as somebody else now."),
+};
+
+/** @param {Pick<Failure, "code" | "detail">} failure */
+function wordsFor({ code, detail }) {
+  return FAILURES[code] ?? detail;
+}
+
+/** @param {State} state */
+function showState(state) {
+  status.show(state);
+  const reason = status.reasonOf(state);
+  if (state.name === "signed-out" || state.name === "refused") {
+    outbox.end();
+    composer.keepDraft();
+  }
+  if (state.name === "connecting") complain("");
+  else if (reason) complain(`${reason}.`);
+  else if (state.name === "refused") complain(say("The server ended the connection. Reload the page to try again."));
+  else if (state.name === "signed-out") {
+    const link = make("a", "", say("Sign in again"));
+    link.setAttribute("href", `${root}/login?next=${encodeURIComponent(location.pathname)}`);
+    complain(say("You are signed out. What you typed is kept."), " ", link);
+  }
+}
+
+// What people do.
+
+/** Takes a text on its way, or says why not. @param {string} text */
+function submit(text) {
   client.hurry(); // Who presses Send does not want to wait.
-  const text = field.value;
-  if (text.trim() === "") return;
+  if (text.trim() === "") return false;
   // Where nothing can be sent any more, the sentence beside the field says so; the text stays.
-  if (client.state.name === "signed-out" || client.state.name === "refused") return field.focus();
+  if (client.state.name === "signed-out" || client.state.name === "refused") return false;
+  const [length, most] = [composer.lengthOf(text), client.limits.text];
+  complain(length > most ? say("This is too long: {length} of {most} characters.", { length, most }) : "");
+  if (length > most) return false;
   try {
-    conversation.showPending(client.send(text), text);
+    conversation.showDraft(client.send(text), text);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    return complain(error.message);
+    complain(say("Too many messages are waiting to be sent."));
+    return false;
   }
-  complain("");
-  field.value = "";
-  keepDraft();
-  field.focus();
+  reading.answered();
+  return true;
 }
 
-composer.addEventListener("submit", (event) => {
-  event.preventDefault();
-  submit();
-});
-field.addEventListener("keydown", (event) => {
-  // While an input method composes, Enter chooses a word.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  submit();
-});
+/** @param {string} path  @param {RequestInit} [how] */
+async function ask(path, how) {
+  const answer = await fetch(`${root}/api/${path}`, { signal: AbortSignal.timeout(PATIENCE_MS), ...how });
+  if (answer.ok) return answer.json();
+  throw new Error(wordsFor(await answer.json().catch(() => ({ detail: "" }))));
+}
 
-// What is typed survives a reload and a new sign-in in this tab, under the same name. (A guest who comes
-// back has a new id.) Storage may be switched off.
-const draftKey = `draft ${root} ${room} ${userName}`;
-
-function keepDraft() {
+/** Goes to the room for two. @param {number} user_id */
+async function writeTo(user_id) {
+  const headers = { "Content-Type": "application/json" };
   try {
-    sessionStorage.setItem(draftKey, field.value);
-  } catch {
-    // Then only the field keeps it.
+    const direct = await ask("direct", { method: "POST", headers, body: JSON.stringify({ user_id }) });
+    location.assign(`${root}/test-chat/${direct.room}/`);
+  } catch (error) {
+    complain(`${say("That did not work.")} ${error instanceof Error ? error.message : error}`);
   }
 }
 
-try {
-  field.value ||= sessionStorage.getItem(draftKey) ?? "";
-} catch {
-  // As above.
+/** What this user has read, and in a room for two the other one. Without an answer nothing is known, nor lost. */
+async function marks() {
+  const path = `rooms/${encodeURIComponent(room)}/members`;
+  // Of many members this user is the first on the page that begins after the id before theirs.
+  const page = isDirect ? path : `${path}?after=${me.id - 1}`;
+  return ask(page).then(({ members }) => members, () => []);
 }
-field.addEventListener("input", keepDraft);
+
+part("try-now", HTMLButtonElement).addEventListener("click", () => client.hurry());
+conversation.start({
+  history: (before, limit) => client.history(before, limit),
+  connected: () => client.state.name === "connected",
+  complain,
+  changed: reading.look,
+});
+reading.start({ read: (seq) => client.read(seq), marks });
+people.start(writeTo);
+composer.start({ submit, typed: () => client.typing() }, client.waiting.map(({ id }) => id));
+// What the client has kept from before a reload.
+for (const { id, text } of client.waiting) outbox.add(id, text);
