@@ -83,7 +83,9 @@ def create_app(fault: str) -> Starlette:
         if fault == "bug":
             raise LookupError("one\ntwo")
         if fault == "slow start":
-            print("starting", flush=True)
+            # In one piece: two workers say it at once.
+            sys.stdout.write("starting\n")
+            sys.stdout.flush()
             while not marker.exists():
                 await asyncio.sleep(0.01)
         if fault == "second start" and marker.exists():

@@ -177,6 +177,29 @@ async def test_an_upgrade_that_is_cancelled_leaves_nothing_half_done(database_ur
     assert await versions(database_url) == steps().get_heads()
 
 
+def test_a_closed_connection_keeps_no_lock_though_somebody_holds_its_cursor(tmp_path: Path) -> None:
+    def begin(factory: type[sqlite3.Connection]) -> sqlite3.Cursor:
+        """Close a connection within a transaction and a statement; return the cursor."""
+        connection = sqlite3.connect(tmp_path / "chat.db", isolation_level=None, factory=factory)
+        connection.execute("BEGIN IMMEDIATE")
+        cursor = connection.execute("SELECT 1 UNION SELECT 2")
+        assert cursor.fetchone() == (1,)
+        connection.close()
+        return cursor
+
+    held = begin(migrations.Connection)
+    other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("ROLLBACK")
+    # SQLite's own: what a task that was cancelled leaves behind.
+    del held
+    held = begin(sqlite3.Connection)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    del held
+    other.close()
+
+
 async def test_tables_of_a_newer_program_are_left_alone(database_url: str) -> None:
     await upgrade(database_url)
     async with opened(database_url) as database:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sqlite3
 from pathlib import Path
 
+import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event, text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -32,7 +34,7 @@ async def upgrade(url: str, revision: str = "head") -> None:
     target = make_url(url)
     sqlite = target.get_backend_name() == "sqlite"
     options = (
-        {"timeout": LOCK_PATIENCE, "isolation_level": None}
+        {"timeout": LOCK_PATIENCE, "isolation_level": None, "factory": Connection}
         if sqlite
         else {"timeout": CONNECT_PATIENCE}
     )
@@ -63,7 +65,20 @@ async def upgrade(url: str, revision: str = "head") -> None:
 _BEGIN = "BEGIN IMMEDIATE"
 
 
-def _apply(connection: Connection, revision: str) -> None:
+class Connection(sqlite3.Connection):
+    """A SQLite connection that keeps no lock once it is closed.
+
+    Closing alone does not end a transaction while somebody holds a cursor, as a task does that was
+    cancelled within a statement: then nobody else would ever get the lock.
+    """
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
+
+
+def _apply(connection: sqlalchemy.Connection, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -72,7 +87,6 @@ def _apply(connection: Connection, revision: str) -> None:
 
 async def _write_ahead(path: str) -> None:
     """Put the database file into WAL mode, for good; several processes may try at once."""
-    import sqlite3
 
     def switch() -> None:
         connection = sqlite3.connect(path, timeout=LOCK_PATIENCE)
