@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -308,6 +309,113 @@ _OTHERS = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
     " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
 )
+
+
+# --- Files that are replaced
+
+
+async def copied(database: Database, path: Path) -> Path:
+    """Copy the database as it is now into another file."""
+    with sqlite3.connect(database.url.removeprefix("sqlite:///")) as source:
+        with sqlite3.connect(path) as target:
+            source.backup(target)
+        target.close()
+    source.close()
+    return path
+
+
+async def test_a_commit_into_a_file_that_was_replaced_is_not_confirmed(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with opened(sqlite_url) as database:
+        with pytest.raises(Unavailable) as fault:
+            async with database.held():
+                async with database.transaction() as raw:
+                    await add_room(raw, "kept")
+                copy = await copied(database, tmp_path / "copy.db")
+                async with database.transaction() as raw:
+                    await add_room(raw, "lost")
+                copy.replace(tmp_path / "chat.db")
+                async with database.transaction() as raw:
+                    await add_room(raw, "late")
+        # Another connection may serve at once, and it does.
+        assert connection_lost(fault.value)
+        assert await rooms(database) == ["kept"]
+        async with database.held(), database.transaction() as raw:
+            await add_room(raw, "new")
+        assert await rooms(database) == ["kept", "new"]
+        await healthy(database)
+    async with opened(sqlite_url) as database:
+        assert {"kept", "new"} < set(await rooms(database))
+
+
+@pytest.mark.parametrize("use", ["read", "change", "transaction"])
+async def test_whatever_comes_first_finds_the_file_that_was_put_in_the_place_of_the_old_one(
+    sqlite_url: str, tmp_path: Path, use: str
+) -> None:
+    async with opened(sqlite_url) as database:
+        copy = await copied(database, tmp_path / "copy.db")
+        async with database.transaction() as raw:
+            await add_room(raw, "lost")
+        assert await rooms(database) == ["lost"]
+        copy.replace(tmp_path / "chat.db")
+        if use == "change":
+            await database.change(
+                "INSERT INTO rooms (name, epoch, created_at) VALUES ('a', 'e', 0) RETURNING name"
+            )
+        elif use == "transaction":
+            async with database.transaction() as raw:
+                await add_room(raw, "a")
+        assert await rooms(database) == ([] if use == "read" else ["a"])
+        assert await database.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_who_reads_while_the_file_is_replaced_reads_on(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with opened(sqlite_url) as database:
+        before = threading.active_count()
+        copy = await copied(database, tmp_path / "copy.db")
+        async with database.transaction() as raw:
+            await add_room(raw, "lost")
+
+        async def read() -> list[str]:
+            async with database.connection() as connection:
+                entered.release()
+                await go_on.wait()
+                found = await connection.fetch_all("SELECT name FROM rooms")
+                return [row[0] for row in found]
+
+        entered, go_on = asyncio.Semaphore(0), asyncio.Event()
+        reading = [asyncio.create_task(read()) for _ in range(5)]
+        for _ in reading:
+            await entered.acquire()
+        copy.replace(tmp_path / "chat.db")
+        assert await asyncio.gather(*(rooms(database) for _ in range(5))) == [[]] * 5
+        go_on.set()
+        assert await asyncio.gather(*reading) == [["lost"]] * 5
+        # The connections to the old file are closed by then, but for their threads' last steps.
+        async with asyncio.timeout(LIMIT):
+            while threading.active_count() > before:
+                await asyncio.sleep(0.001)
+
+
+async def test_without_its_file_a_database_is_unavailable_until_there_is_one_again(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with opened(sqlite_url) as database:
+        copy = await copied(database, tmp_path / "copy.db")
+        (tmp_path / "chat.db").unlink()
+        with pytest.raises(Unavailable):
+            await rooms(database)
+        with pytest.raises(Unavailable):
+            await database.change("UPDATE rooms SET name = 'b' RETURNING name")
+        with pytest.raises(Unavailable):
+            await add_other_room(database)
+        assert not (tmp_path / "chat.db").exists(), "an empty one would be in the way"
+        copy.replace(tmp_path / "chat.db")
+        await add_other_room(database)
+        assert await rooms(database) == ["other"]
 
 
 # --- Limits

@@ -14,6 +14,7 @@ import pytest
 from chat.errors import Unavailable
 from chat.live import announcement, hub
 from chat.live.room import Room
+from chat.log import epochs
 from chat.log.repository import Room as Row
 from chat.log.users import Session, Users
 from chat.protocol import PAGE_DEFAULT, CloseCode, Entry
@@ -215,6 +216,9 @@ async def test_all_open_rooms_are_looked_at_in_one_question(
         assert here.log.looks[-1] == sorted(room.id for room in rooms)
 
 
+BACK_TO_ONE = "DELETE FROM messages WHERE seq > 1; UPDATE rooms SET last_seq = 1"
+
+
 async def put_back(here: Node, change: str) -> None:
     """Change the database as an operator might who puts an older state back."""
     for statement in change.split("; "):
@@ -225,7 +229,7 @@ async def put_back(here: Node, change: str) -> None:
     ("change", "left"),
     [
         ("UPDATE rooms SET epoch = 'new'", 3),
-        ("DELETE FROM messages WHERE seq > 1; UPDATE rooms SET last_seq = 1", 1),
+        (BACK_TO_ONE, 1),
         (
             "DELETE FROM messages; UPDATE rooms SET last_seq = 0, epoch = 'new'",
             0,
@@ -256,6 +260,58 @@ async def test_another_log_ends_the_members_and_newcomers_get_the_new_one(
         await until(lambda: newcomer.seqs == counted(left + 1))
         assert guest.seqs == [1, 2, 3]
         assert bystander.ended == []
+
+
+@pytest.mark.parametrize(
+    "relay", [True, False], ids=["what another node said", "what it said itself"]
+)
+async def test_a_log_that_went_back_under_its_epoch_gets_a_new_one_though_it_has_grown_again(
+    database_url: str, relay: bool
+) -> None:
+    bells = Bells()
+    async with (
+        node(database_url, bells, "node-a") as here,
+        node(database_url, bells, "node-z") as elsewhere,
+    ):
+        guest = await here.join()
+        await here.say("one", "two", "three")
+        await until(lambda: guest.seqs == [1, 2, 3])
+        lost = guest.cursor.room.epoch
+        # Between two looks of the tickers it goes back, and is as long as before at once.
+        here.log.gate.clear()
+        await looks(here, 1)
+        await put_back(here, BACK_TO_ONE)
+        await (elsewhere if relay else here).say("other two", "other three", "other four")
+        bells.ring(-1)
+        await until(lambda: guest.cursor.room.contradicted)
+        here.log.gate.set()
+        await until(lambda: bool(guest.ended))
+        newcomer = await here.join(since=3, epoch=lost)
+        assert newcomer.cursor.resumed is False
+        assert newcomer.cursor.room.epoch != lost
+        await until(lambda: newcomer.seqs == [1, 2, 3, 4])
+
+
+async def test_a_log_that_went_back_while_it_cannot_be_written_is_not_forgotten(
+    database_url: str, quick_ticker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(database_url, Bells()) as here:
+        guest = await here.join()
+        await here.say("one", "two", "three")
+        await until(lambda: guest.seqs == [1, 2, 3])
+        refused = asyncio.Event()
+
+        async def refuse(*_: object) -> None:
+            refused.set()
+            raise Unavailable from OSError("read-only")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(epochs, "renew", refuse)
+            await put_back(here, BACK_TO_ONE)
+            await refused.wait()
+            assert guest.ended == []
+        await until(lambda: guest.ended == [CloseCode.RESTART])
+        assert (await here.room()).epoch != guest.cursor.room.epoch
 
 
 async def test_a_head_that_is_merely_older_than_what_came_meanwhile_ends_nobody(

@@ -85,6 +85,31 @@ async def test_each_room_has_an_epoch_of_its_own(log: Repository) -> None:
     assert all(len(room.epoch) >= 12 for room in rooms)
 
 
+async def test_the_id_of_a_room_that_is_gone_is_given_to_no_other(log: Repository) -> None:
+    gone = [await log.make_room(name) for name in "abc"]
+    # As where an older state is put back: its counters go back, too.
+    await change(log.database, "DELETE FROM rooms")
+    if log.database.sqlite:
+        await change(log.database, "DELETE FROM sqlite_sequence")
+    else:
+        await log.database.rows("SELECT setval(pg_get_serial_sequence('rooms', 'id'), 1, false)")
+    made = [await log.make_room(name) for name in "def"]
+    assert len({room.id for room in gone + made}) == 6
+    [refused] = await log.append([draft(gone[0])])
+    assert isinstance(refused, Unavailable)
+
+
+async def test_a_room_that_vanishes_while_it_is_made_is_unavailable(
+    log: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(log, "find_room", nothing)
+    with pytest.raises(Unavailable):
+        await log.make_room("lobby")
+
+
 async def test_a_room_that_all_make_at_once_is_one(database_url: str) -> None:
     async with repositories(database_url) as logs, asyncio.timeout(LIMIT):
         made = await asyncio.gather(*(log.make_room("lobby") for log in logs * 4))

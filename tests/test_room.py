@@ -64,6 +64,21 @@ async def test_an_announcement_of_another_epoch_is_dropped_and_counted(database_
         await until(lambda: guest.seqs == [1, 2, 3])
 
 
+async def test_another_message_under_a_seq_that_is_held_is_a_contradiction(
+    database_url: str,
+) -> None:
+    async with node(database_url, Bells()) as here:
+        guest = await here.join()
+        await here.say("one", "two")
+        room = guest.cursor.room
+        one, two = await logged(here, range(1, 3))
+        room.offer(room.epoch, [one, two])
+        room.offer("another", [Entry(2, one.json, one.size)])
+        assert not room.contradicted
+        room.offer(room.epoch, [Entry(2, one.json, one.size)])
+        assert room.contradicted
+
+
 async def test_a_gap_is_filled_from_the_log(database_url: str) -> None:
     async with node(database_url, Bells()) as here:
         guest = await here.join()

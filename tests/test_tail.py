@@ -56,6 +56,18 @@ def test_a_run_behind_a_gap_is_refused_and_changes_nothing() -> None:
     assert tail.last == 9
 
 
+def test_another_message_under_a_seq_that_is_held_contradicts() -> None:
+    tail = Tail(5, run(3, 5))
+    another = entry(5, 30)
+    assert not tail.contradicts(run(4, 5))
+    assert not tail.contradicts(run(4, 7)), "what follows is new"
+    assert not tail.contradicts(run(6, 6)) and not tail.contradicts(run(9, 9))
+    assert tail.contradicts([another])
+    assert tail.contradicts([entry(4), another, entry(6)])
+    assert not tail.contradicts([entry(2, 30), entry(3)]), "what is not held is not known"
+    assert not Tail(5).contradicts([another])
+
+
 def test_after_returns_nothing_at_the_head_and_none_beyond_its_reach() -> None:
     tail = Tail(9, run(7, 9))
     assert tail.first == 7

@@ -24,7 +24,7 @@ from chat.live.hints import Hints
 from chat.live.relay import Relay
 from chat.live.room import TAIL_LOAD, Member, Room
 from chat.live.tasks import stop
-from chat.log import repository
+from chat.log import epochs, repository
 from chat.log.repository import Repository
 from chat.protocol import CloseCode, Entry
 
@@ -220,8 +220,8 @@ class Hub:
 
     async def tick(self) -> None:
         """Look at the heads every TICK seconds, for ever."""
-        self.ticked_at = asyncio.get_running_loop().time()
         while True:
+            self.ticked_at = asyncio.get_running_loop().time()
             await asyncio.sleep(TICK)
             try:
                 await self._look()
@@ -229,14 +229,12 @@ class Hub:
                 if self.database_lost_since is None:
                     self.database_lost_since = now()
                     logger.error("Database lost: %s", type(error.__cause__).__name__)
-                self.ticked_at = asyncio.get_running_loop().time()
-                continue
-            if self.database_lost_since is not None:
-                away = (now() - self.database_lost_since) / 1000
-                logger.info("Database restored after %.1f s", away)
-                self.database_lost_since = None
-            self.ticked_at = asyncio.get_running_loop().time()
-            self._close_empty()
+            else:
+                if self.database_lost_since is not None:
+                    away = (now() - self.database_lost_since) / 1000
+                    logger.info("Database restored after %.1f s", away)
+                    self.database_lost_since = None
+                self._close_empty()
 
     def hangs(self, moment: float) -> bool:
         """Tell whether the ticker began, but has not looked since this loop time."""
@@ -257,23 +255,27 @@ class Hub:
         self._clock = heads.clock
         self._end_revoked(set(heads.sids), set(heads.users))
         ahead: list[tuple[Room, int]] = []
-        for room_id, last in known.items():
-            room = self._rooms.get(room_id)
-            if room is None:
-                continue
-            epoch, first_seq, last_seq = heads.rooms.get(room_id, ("", 0, 0))
-            if epoch != room.epoch or last_seq < last:
+        back: list[tuple[int, str]] = []
+        for room in [one for one in self._rooms.values() if one.id in known]:
+            epoch, first_seq, last_seq = heads.rooms.get(room.id, ("", 0, 0))
+            if epoch != room.epoch:
                 logger.warning("Room %s has another log now; its members start afresh", room.name)
                 self._drop(room, CloseCode.RESTART, "the room starts afresh")
-                continue
-            room.first_seq = first_seq
-            if last_seq > room.tail.last:
-                ahead.append((room, last_seq))
+            elif last_seq < known[room.id] or room.contradicted:
+                back.append((room.id, epoch))
+            else:
+                room.first_seq = first_seq
+                if last_seq > room.tail.last:
+                    ahead.append((room, last_seq))
         if ahead and self._relay.lost:
             self._mend_late(ahead)
         elif ahead:
             # Not waited for here: the next look must not come later for it.
             asyncio.get_running_loop().call_later(BELL_PATIENCE, self._mend_late, ahead)
+        if back:
+            # Put back under the old epoch: soon cursors of what is lost would seem to fit again.
+            await epochs.renew(self._log.database, back)
+            await self._look()
 
     def _mend_late(self, ahead: list[tuple[Room, int]]) -> None:
         for room, head in ahead:

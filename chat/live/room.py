@@ -84,6 +84,8 @@ class Room:
         self.empty_since = 0.0
         # Announcements of another epoch, dropped.
         self.strangers = 0
+        # Set where a seq that is held came with another message: the log went back under its epoch.
+        self.contradicted = False
         self._log = log
         # Frames by the seq they start after: members at the same place share one.
         self._frames: dict[int, tuple[SharedText, int]] = {}
@@ -103,6 +105,7 @@ class Room:
             # Another log under the same name: a database put back, or a second deployment.
             self.strangers += 1
             return
+        self.contradicted = self.contradicted or self.tail.contradicts(entries)
         match self.tail.offer(entries):
             case Offer.APPENDED:
                 self._ring()

@@ -51,6 +51,11 @@ class Tail:
         self._trim()
         return Offer.APPENDED
 
+    def contradicts(self, entries: Sequence[Entry]) -> bool:
+        """Tell whether one of these is another message than the one held under its seq."""
+        held = self.after(entries[0].seq - 1) or ()
+        return any(mine != other for mine, other in zip(held, entries, strict=False))
+
     def after(self, seq: int) -> Sequence[Entry] | None:
         """Return all messages after `seq`, or None where the tail does not reach back so far."""
         if seq + 1 < self.first:

@@ -24,6 +24,7 @@ from alembic.util import CommandError
 from databases.core import Connection
 
 from chat.errors import Unavailable
+from chat.log.durable import DurableConnection
 from chat.log.migrations import upgrade
 
 USE_LIMIT = 5.0  # seconds for one use of a connection, waiting for it included
@@ -57,14 +58,6 @@ BROKEN = (
     OSError,
     TimeoutError,
 )
-
-
-class DurableConnection(sqlite3.Connection):
-    """A SQLite connection whose commits are on disk: acked means durable."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.execute("PRAGMA synchronous=FULL")
 
 
 async def _prepare(connection: asyncpg.Connection[Any]) -> None:
@@ -127,7 +120,7 @@ class Database:
                 "The database cannot be opened: a newer version of this program made its tables."
             ) from error
         if self.sqlite:
-            self._reader = await self._reads.connection().__aenter__()
+            self._reader = await Connection(self._reads, self._reads._backend).__aenter__()
 
     async def close(self) -> None:
         """Close all connections, within CLOSE_LIMIT: a server that hangs is not waited for."""
@@ -147,7 +140,8 @@ class Database:
         try:
             async with asyncio.timeout(limit):
                 if self._reader is not None:
-                    yield self._reader
+                    async with await self._reading(self._reader) as reader:
+                        yield reader
                     return
                 async with self._lend() as connection:
                     yield connection
@@ -182,6 +176,9 @@ class Database:
                 try:
                     yield raw
                     await raw.execute("COMMIT")
+                    if raw._conn.replaced():
+                        # Stored where nobody will look; the connection is of no more use.
+                        raise ConnectionResetError("another file has taken its place")
                 except BaseException:
                     if raw.in_transaction:
                         # Cancelled within COMMIT, which goes on in its thread: then there is
@@ -229,8 +226,20 @@ class Database:
         """Run one statement and return its first row or None; raise Unavailable."""
         return next(iter(await self.rows(sql, values)), None)
 
+    async def _reading(self, reader: Connection) -> Connection:
+        """Return the connection that all reads share, another one where the file is another one."""
+        raw: Any = reader.raw_connection
+        if raw._conn.replaced():
+            reader = await Connection(self._reads, self._reads._backend).__aenter__()
+            stale, self._reader = self._reader, reader
+            if stale is not None:
+                await stale.__aexit__()  # closed once nobody reads with it
+        return reader
+
     @asynccontextmanager
     async def _lend(self) -> AsyncIterator[Connection]:
+        if self._reader is not None:
+            await self._reading(self._reader)  # nothing is opened beside a replaced file's rests
         async with self._database.connection() as connection:
             try:
                 yield connection

@@ -17,10 +17,11 @@ from msgspec import UNSET
 from chat.clock import now, rfc3339
 from chat.errors import IdConflict, Unavailable
 from chat.log.database import Database
+from chat.log.epochs import new_epoch
 from chat.log.statements import Draft, Head, PostgreSQL, SQLite
 from chat.protocol import Entry, Message, Person, direct_pair, entry
 
-EPOCH_BYTES = 9  # random bytes of an epoch: never twice
+ROOM_ID_BITS = 53  # random bits of a room's id: never twice, and exact in any JSON
 REVOCATION_OVERLAP = 30_000  # ms; longer than any transaction that revokes may take to commit
 
 
@@ -83,18 +84,22 @@ class Repository:
         """Return the room of this name, made if new."""
         pair = direct_pair(name) or (None, None)
         await self.database.change(
-            "INSERT INTO rooms (name, epoch, created_at, low_user, high_user)"
-            " VALUES (:name, :epoch, :at, :low, :high) ON CONFLICT DO NOTHING RETURNING id",
+            "INSERT INTO rooms (id, name, epoch, created_at, low_user, high_user) VALUES"
+            " (:id, :name, :epoch, :at, :low, :high) ON CONFLICT DO NOTHING RETURNING id",
             {
+                # Never given again, even where an older state is put back: what is still said in a
+                # room that vanished by that must not get into one that was made since.
+                "id": secrets.randbits(ROOM_ID_BITS),
                 "name": name,
-                "epoch": secrets.token_urlsafe(EPOCH_BYTES),
+                "epoch": new_epoch(),
                 "at": now(),
                 "low": pair[0],
                 "high": pair[1],
             },
         )
         room = await self.find_room(name)
-        assert room is not None, "rooms are never deleted"
+        if room is None:
+            raise Unavailable("This room is being set up again.")
         return room
 
     async def rooms_of(
