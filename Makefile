@@ -34,7 +34,7 @@ SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench soak browser clean
+.PHONY: help run test lint format texts bench soak browser clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -56,6 +56,10 @@ lint: .venv/installed-lint ## ruff, and mypy --strict on chat/
 format: .venv/installed-lint ## put the code in order with ruff
 	$(VENV_PYTHON) -m ruff check --fix
 	$(VENV_PYTHON) -m ruff format
+
+# New texts of pages and scripts, for the translators in chat/web/locales/*.po; then what they wrote.
+texts: .venv/installed-test
+	$(VENV_PYTHON) -m tests.texts
 
 bench: .venv/installed-bench ## measure it against a bare Starlette endpoint
 	@exec $(VENV_PYTHON) -m bench $(ARGS)

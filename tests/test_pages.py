@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from urllib.parse import quote, unquote
 
 import pytest
 import pytest_asyncio
 
+from tests.conftest import ChatServerFactory
 from tests.people import (
     NO_LIMITS,
     Answer,
@@ -24,6 +28,7 @@ from tests.people import (
     sign_in,
     signed,
     site,
+    until,
 )
 from tests.servers import ChatServer
 
@@ -54,6 +59,19 @@ class Elements(HTMLParser):
         for name, attributes, text in self.found:
             if name == tag and wanted.items() <= attributes.items():
                 yield attributes, text
+
+    def scripts(self) -> list[dict[str, str]]:
+        """All scripts that run; the texts of a language do not."""
+        return [
+            attributes
+            for attributes, _ in self.all("script")
+            if attributes.get("type") != "application/json"
+        ]
+
+    def text(self, tag: str) -> str:
+        """What stands in the one element of this name."""
+        ((_, text),) = self.all(tag)
+        return text
 
     def role(self, role: str) -> list[dict[str, str]]:
         return [attributes for _, attributes, _ in self.found if attributes.get("role") == role]
@@ -93,8 +111,9 @@ async def maria(server: ChatServer) -> Person:
     return await guest(server)
 
 
-async def get(person: Person, path: str) -> Answer:
-    return await ask(person.server, "GET", path, {**person.headers, "Accept": "text/html"})
+async def get(person: Person, path: str, language: str = "en") -> Answer:
+    headers = {"Accept": "text/html", "Accept-Language": language}
+    return await ask(person.server, "GET", path, {**person.headers, **headers})
 
 
 # --- Without a session
@@ -267,9 +286,86 @@ async def test_the_first_page_lists_rooms_and_has_a_field_to_join_one(maria: Per
     answer = await get(maria, "/")
     assert answer.status == 200
     page = Elements(answer)
-    assert [text for _, text in page.all("a", href=f"/test-chat/{room}/")] == [room]
+    assert names_of(page, f"/test-chat/{room}/") == [room]
     assert page.labelled("Room")["name"] == "room"
-    assert {"Join", "Sign out"} <= set(page.buttons())
+    assert page.labelled("Person")["name"] == "person"
+    assert {"Join", "Write", "Sign out"} <= set(page.buttons())
+
+
+def names_of(page: Elements, href: str) -> list[str]:
+    """Return by which names the list leads there."""
+    found = [(tag, attributes.get("href"), text) for tag, attributes, text in page.found]
+    return [
+        name for (tag, target, _), (_, _, name) in pairwise(found) if (tag, target) == ("a", href)
+    ]
+
+
+async def test_a_room_is_listed_with_what_is_unread_and_who_is_there(server: ChatServer) -> None:
+    maria, pedro, room = await guest(server), await guest(server), a_room()
+    for text in ("one", "two", "three"):
+        await pedro.post(room, text)
+    async with maria.enter(room) as member:
+        await member.send("read", seq=1)
+
+        async def shown() -> bool:
+            answer = await get(maria, "/")
+            [row] = re.findall(rf'<li data-room="{room}".*?</li>', answer.text, re.DOTALL)
+            assert 'class="direct" hidden' in row
+            return all(
+                f'class="{kind}"><span class="number">{n}</span> {word}<' in row
+                for kind, n, word in (("new", 2, "unread"), ("here", 1, "here"))
+            )
+
+        await until(shown)
+
+
+async def test_a_direct_room_is_listed_by_the_other_one_s_name(server: ChatServer) -> None:
+    maria, pedro = await guest(server), await guest(server)
+    room = await direct_room(maria, pedro)
+    await pedro.post(room, "hola", receiver_id=maria.id)
+    for one, other in ((maria, pedro), (pedro, maria)):
+        page = Elements(await get(one, "/"))
+        assert names_of(page, f"/test-chat/{room}/") == [other.name]
+
+
+async def test_writing_to_a_person_leads_to_the_direct_room(server: ChatServer) -> None:
+    maria, pedro = await guest(server), await guest(server, f"José {a_name()}")
+    room = await direct_room(maria, pedro)
+    for name in (pedro.name, f" {pedro.name.upper()} ", unicodedata.normalize("NFD", pedro.name)):
+        answer = await get(maria, f"/?person={quote(name)}")
+        assert (answer.status, answer.headers["location"]) == (303, f"/test-chat/{room}/")
+    # For both it is the same one.
+    answer = await get(pedro, f"/?person={quote(maria.name)}")
+    assert (answer.status, answer.headers["location"]) == (303, f"/test-chat/{room}/")
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody has this name", "x" * 65, "a\0b", "a  b", MARKUP], ids=ascii
+)
+async def test_writing_to_nobody_is_the_form_again_with_a_sentence_and_400(
+    maria: Person, name: str
+) -> None:
+    answer = await get(maria, f"/?person={quote(name, safe='')}")
+    assert answer.status == 400
+    page = Elements(answer)
+    assert len(page.role("alert")) == 1
+    assert "There is nobody with this name." in answer.text
+    field = page.labelled("Person")
+    assert (field["value"], field["aria-invalid"]) == (name, "true")
+    assert "aria-invalid" not in page.labelled("Room")
+    assert all(script["src"] for script in page.scripts()) and not list(page.all("img"))
+
+
+async def test_writing_to_oneself_is_400(maria: Person) -> None:
+    answer = await get(maria, f"/?person={maria.name.upper()}")
+    assert answer.status == 400
+    assert "That is you." in answer.text
+
+
+async def test_who_gave_a_name_up_is_nobody(server: ChatServer, maria: Person) -> None:
+    pedro = await guest(server)
+    await pedro.ask("POST", "/logout")
+    assert (await get(maria, f"/?person={pedro.name}")).status == 400
 
 
 async def test_joining_leads_to_the_room(maria: Person) -> None:
@@ -284,7 +380,8 @@ async def test_joining_what_is_no_room_says_so(maria: Person, room: str) -> None
     page = Elements(answer)
     assert page.role("alert")
     assert page.labelled("Room")["value"] == room
-    assert not list(page.all("script")) and not list(page.all("img"))
+    assert "aria-invalid" not in page.labelled("Person")
+    assert all(script["src"] for script in page.scripts()) and not list(page.all("img"))
 
 
 # --- The chat
@@ -305,15 +402,15 @@ async def test_script_and_style_are_files_of_this_site(maria: Person) -> None:
             await get(maria, path) if path != "/login" else await ask(maria.server, "GET", path)
         )
         page = Elements(answer)
-        for attributes, text in page.all("script"):
-            assert attributes["src"].startswith("/static/") and not text
+        for attributes in page.scripts():
+            assert attributes["src"].startswith("/static/")
         assert not list(page.all("style"))
         for _, attributes, _ in page.found:
             assert not any(name.startswith("on") or name == "style" for name in attributes)
             for name in ("src", "href", "action"):
                 assert attributes.get(name, "/").startswith("/")
                 assert not attributes.get(name, "/").startswith("//")
-        for attributes, _ in [*page.all("script"), *page.all("link")]:
+        for attributes in [*page.scripts(), *(one for one, _ in page.all("link"))]:
             file = attributes.get("src") or attributes["href"]
             found = await ask(maria.server, "GET", file)
             assert found.status == 200, file
@@ -322,6 +419,7 @@ async def test_script_and_style_are_files_of_this_site(maria: Person) -> None:
 async def test_static_files_have_their_types(server: ChatServer) -> None:
     for file, kind in (
         ("chat.css", "text/css"),
+        ("rooms.css", "text/css"),
         ("chat-client.js", "text/javascript"),
         ("favicon.svg", "image/svg+xml"),
     ):
@@ -337,6 +435,17 @@ async def test_nothing_beside_the_static_files_is_served(server: ChatServer, pat
 async def test_the_form_without_a_slash_leads_to_the_one_with(maria: Person) -> None:
     answer = await get(maria, "/test-chat/lobby")
     assert (answer.status, answer.headers["location"]) == (307, "/test-chat/lobby/")
+
+
+async def test_a_room_is_headed_by_its_name_and_a_direct_one_by_the_other_s(
+    server: ChatServer,
+) -> None:
+    maria, pedro = await guest(server), await guest(server)
+    direct = await direct_room(maria, pedro)
+    for room, title in (("lobby", "lobby"), (direct, pedro.name)):
+        page = Elements(await get(maria, f"/test-chat/{room}/"))
+        assert page.text("h1") == title
+        assert page.text("title") == f"{title} · Tertulia"
 
 
 async def test_what_may_not_be_entered_is_a_page_that_says_so(server: ChatServer) -> None:
@@ -375,7 +484,7 @@ async def test_what_an_address_says_is_text(maria: Person, path: str) -> None:
         if answer.status != 303:
             page = Elements(answer)
             assert not list(page.all("img"))
-            assert all(attributes.get("src") for attributes, _ in page.all("script"))
+            assert all(script.get("src") for script in page.scripts())
 
 
 async def test_a_refused_name_is_text(server: ChatServer) -> None:
@@ -383,6 +492,91 @@ async def test_a_refused_name_is_text(server: ChatServer) -> None:
     page = Elements(await sign_in(server, name))
     assert page.labelled("Name")["value"] == name[:64]
     assert not list(page.all("script")) and not list(page.all("img"))
+
+
+# --- The language
+
+
+async def test_pages_are_in_the_language_of_the_browser(server: ChatServer, maria: Person) -> None:
+    for language, code, words in (
+        ("es-MX,es;q=0.9,en;q=0.8", "es", ("Salas", "Salir", "Nombre")),
+        ("en", "en", ("Rooms", "Sign out", "Name")),
+        ("fr", "en", ("Rooms", "Sign out", "Name")),
+    ):
+        answer = await get(maria, "/", language)
+        page = Elements(answer)
+        [(root, _)] = page.all("html")
+        assert root["lang"] == code
+        assert page.text("h1") == words[0] and words[1] in page.buttons()
+        assert answer.headers["vary"].split(", ").count("Accept-Language") == 1
+        login = await ask(server, "GET", "/login", {"Accept-Language": language})
+        assert Elements(login).labelled(words[2])
+
+
+async def test_a_page_carries_what_its_scripts_say_in_its_language(maria: Person) -> None:
+    for path in ("/", "/test-chat/lobby/"):
+        page = Elements(await get(maria, path, "es"))
+        [(_, texts)] = page.all("script", id="texts")
+        assert json.loads(texts)["Connected"] == "Conectado"
+        assert not list(Elements(await get(maria, path, "en")).all("script", id="texts"))
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/?room=a%20b", 400, "Este nombre de sala no es válido."),
+        ("/?room=dm.2.1", 400, "Una sala directa se llama dm.A.B, con A menor que B."),
+        ("/?person=nobody%20at%20all", 400, "No hay nadie con este nombre."),
+        ("/test-chat/a%20b/", 404, "Este nombre de sala no es válido."),
+        ("/no", 404, "Aquí no hay nada"),
+        ("/logout", 405, "No ha funcionado"),
+    ],
+)
+async def test_what_is_wrong_is_said_in_the_language_of_the_browser(
+    maria: Person, path: str, status: int, sentence: str
+) -> None:
+    answer = await get(maria, path, "es")
+    assert (answer.status, sentence in answer.text) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("", "Escribe un nombre."),
+        ("x" * 33, "Un nombre tiene como máximo 32 caracteres."),
+        ("a  b", "Un nombre no lleva espacios dobles, ni espacios al principio o al final."),
+        ("a\tb", "Un nombre solo lleva letras, números, signos de puntuación y símbolos."),
+        ("100%(name)s%%", None),
+    ],
+)
+async def test_a_refused_name_is_refused_in_the_language_of_the_browser(
+    server: ChatServer, name: str, sentence: str | None
+) -> None:
+    kind, body = form(username=name)
+    answer = await ask(server, "POST", "/login", {**kind, "Accept-Language": "es"}, body)
+    if sentence is None:
+        # Whose name has it in it is nobody's business.
+        assert answer.status == 303
+        answer = await ask(server, "POST", "/login", {**kind, "Accept-Language": "es"}, body)
+        assert (answer.status, answer.text.count("está ocupado; elige otro.")) == (409, 1)
+    else:
+        assert (answer.status, sentence in answer.text) == (400, True)
+
+
+async def test_who_signs_in_too_often_is_told_so_in_the_language_of_the_browser(
+    chat_server: ChatServerFactory,
+) -> None:
+    server = await chat_server(CHAT_SIGN_IN_RATE="1/minute")
+    await sign_in(server, a_name())
+    kind, body = form(username=a_name())
+    for language, words in (("es", "Demasiados intentos."), ("en", "That was too often.")):
+        answer = await ask(server, "POST", "/login", {**kind, "Accept-Language": language}, body)
+        assert (answer.status, words in answer.text) == (429, True)
+
+
+async def test_a_program_is_told_in_english(maria: Person) -> None:
+    answer = await maria.ask("GET", "/api/rooms/a%20b/messages", headers={"Accept-Language": "es"})
+    assert answer.json["detail"] == "This is not a valid room name."
 
 
 # --- Without guests

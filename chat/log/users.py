@@ -27,8 +27,14 @@ USER_FIELDS = "u.id, u.name, u.kind, u.disabled_at"
 class NameRefused(ChatError):
     """A name breaks the rules; the sentence says which."""
 
+    def __init__(self, sentence: str, **values: object) -> None:
+        super().__init__(sentence % values)
+        # Apart, for who says it in another language.
+        self.sentence = sentence
+        self.values = values
 
-class NameTaken(ChatError):
+
+class NameTaken(NameRefused):
     """Somebody has this name now."""
 
 
@@ -57,11 +63,15 @@ class Users:
     async def find(self, user_id: int) -> User | None:
         return await self._one("WHERE u.id = :id", {"id": user_id})
 
+    async def named(self, name: str) -> User | None:
+        """Return who has this name now, whatever its case."""
+        return await self._one("WHERE u.name_key = :key", {"key": key_of(name)})
+
     async def site_user(self, name: str) -> User:
         """Return the site user of this name, made if new; raise NameRefused."""
         name = checked(name)
         for _ in range(RACES):
-            found = await self._named(name)
+            found = await self.named(name)
             if found is not None and found.kind == "site":
                 return found
             if found is not None:
@@ -75,16 +85,18 @@ class Users:
         """Make a new guest of this name; raise NameRefused or NameTaken."""
         name = checked(name)
         for _ in range(RACES):
-            found = await self._named(name)
+            found = await self.named(name)
             if found is not None:
                 if found.kind == "site" or await self._in_use(found):
-                    raise NameTaken(f"The name {found.name} is taken; choose another one.")
+                    raise NameTaken(
+                        "The name %(name)s is taken; choose another one.", name=found.name
+                    )
                 # Its sessions ran out: the name is free, and whoever takes it is someone new.
                 await self._free(found.id)
             made = await self._make(name, "guest")
             if made is not None:
                 return made
-        raise NameTaken(f"The name {name} is taken; choose another one.")
+        raise NameTaken("The name %(name)s is taken; choose another one.", name=name)
 
     # --- Sessions
 
@@ -128,9 +140,6 @@ class Users:
             await self._free(session.user.id)
 
     # --- In here only
-
-    async def _named(self, name: str) -> User | None:
-        return await self._one("WHERE u.name_key = :key", {"key": key_of(name)})
 
     async def _one(self, where: str, values: dict[str, Any]) -> User | None:
         row = await self.database.row(f"SELECT {USER_FIELDS} FROM users u {where}", values)
@@ -179,7 +188,7 @@ class Users:
         tail = f"~{guest.id}"
         while True:
             name = guest.name[: MAX_NAME - len(tail)].rstrip() + tail
-            if await self._named(name) is None:
+            if await self.named(name) is None:
                 # No row: it has given the name up already, or another node took it from it.
                 await self.database.change(
                     "UPDATE users SET name = :name, name_key = :key"
@@ -209,7 +218,7 @@ def checked(raw: str) -> str:
     if not name.strip():
         raise NameRefused("Please give a name.")
     if len(name) > MAX_NAME:
-        raise NameRefused(f"A name has at most {MAX_NAME} characters.")
+        raise NameRefused("A name has at most %(most)s characters.", most=MAX_NAME)
     if name != name.strip(" ") or "  " in name:
         raise NameRefused("A name has only single spaces, and none at its ends.")
     if any(one != " " and unicodedata.category(one)[0] not in NAME_CATEGORIES for one in name):

@@ -1,12 +1,13 @@
 """The pages: rooms, sign-in and the chat itself, rendered from templates/.
 
 People are known here by the session cookie. Without one they are sent to `/login`, and from there
-back to where they wanted to go, on this site only.
+back to where they wanted to go, on this site only. Pages speak the language of the browser.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -18,13 +19,14 @@ from starlette.templating import Jinja2Templates
 
 from chat.clock import now
 from chat.errors import Forbidden, NotFound, RateLimited, Unauthenticated
-from chat.log.users import NameRefused, NameTaken, key_of
+from chat.log.users import NameRefused, NameTaken, checked, key_of
 from chat.protocol import direct_pair
 from chat.web.api import ROOMS_PAGE
 from chat.web.guard import client_of
 from chat.web.identity import Identity
+from chat.web.language import LANGUAGES, Language, preferred
 from chat.web.rooms import admit, listed
-from chat.web.services import services
+from chat.web.services import Services, services
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,19 @@ MAX_FORM = 16 * 1024  # bytes: a name, and where to go next
 HERE = Path(__file__).resolve().parent
 # In a checkout the templates lie beside the package, in an installed one within it.
 _places = (HERE.parent / "templates", HERE.parent.parent / "templates")
-TEMPLATES = Jinja2Templates(next((place for place in _places if place.is_dir()), _places[0]))
+PLACE = next((place for place in _places if place.is_dir()), _places[0])
+
+
+def _templates(language: Language) -> Jinja2Templates:
+    templates = Jinja2Templates(PLACE)
+    env: Any = templates.env
+    env.add_extension("jinja2.ext.i18n")
+    env.install_gettext_translations(language.translations, newstyle=True)
+    env.globals.update(language=language.code, texts=language.scripts)
+    return templates
+
+
+TEMPLATES = {language.code: _templates(language) for language in LANGUAGES.values()}
 
 
 async def rooms(request: Request) -> Response:
@@ -42,16 +56,23 @@ async def rooms(request: Request) -> Response:
     if identity.room is not None:
         return problem_page(request, 403, "This token is for one room only.", identity)
     chat, problem = services(request), None
-    wanted = request.query_params.get("room", "").strip()
-    if wanted:
+    wanted, person = (request.query_params.get(one, "").strip() for one in ("room", "person"))
+    if wanted or person:
         try:
-            await admit(chat, identity, wanted)
+            name = wanted or await _room_with(chat, identity, person)
+            await admit(chat, identity, name)
         except (NotFound, Forbidden) as error:
-            problem = error.detail
+            problem = language_of(request).translate(error.detail)
         else:
-            return RedirectResponse(f"{_root(request)}/test-chat/{quote(wanted)}/", 303)
+            return RedirectResponse(f"{_root(request)}/test-chat/{quote(name)}/", 303)
     found, more = await chat.repository.rooms_of(identity.user.id, None, ROOMS_PAGE)
-    context = {"rooms": listed(chat, found), "more": more, "problem": problem}
+    context = {
+        "rooms": listed(chat, found),
+        "more": more,
+        "room": wanted,
+        "person": "" if wanted else person,
+        "problem": problem,
+    }
     return page(request, "rooms.html", context, identity, 400 if problem else 200)
 
 
@@ -59,15 +80,17 @@ async def test_chat(request: Request) -> Response:
     identity = await _signed_in(request)
     if identity is None:
         return _to_login(request)
-    name = request.path_params["room"].removesuffix("/")
+    chat, name = services(request), request.path_params["room"].removesuffix("/")
     try:
-        await admit(services(request), identity, name)
+        await admit(chat, identity, name)
     except (NotFound, Forbidden) as error:
         return problem_page(request, error.status, error.detail, identity)
-    title = await _title(request, name, identity)
     if not request.url.path.endswith("/"):
         return RedirectResponse(f"{_root(request)}/test-chat/{quote(name)}/", 307)
-    return page(request, "test-chat.html", {"room": name, "title": title}, identity)
+    others = [one for one in direct_pair(name) or () if one != identity.user.id]
+    other = await chat.users.find(others[0]) if others else None
+    context = {"room": name, "title": other.name if other else name}
+    return page(request, "test-chat.html", context, identity)
 
 
 async def login(request: Request) -> Response:
@@ -79,7 +102,7 @@ async def login(request: Request) -> Response:
 
 
 async def sign_in(request: Request) -> Response:
-    chat = services(request)
+    chat, _ = services(request), language_of(request).translate
     form = await _form(request)
     name, wanted = form.get("username", ""), form.get("next", "")
     if chat.settings.sign_in == "off":
@@ -91,11 +114,13 @@ async def sign_in(request: Request) -> Response:
         await chat.limits.take(chat.limits.sign_in, "sign-in", client_of(request))
         user = await chat.users.guest(name)
     except NameRefused as error:
-        return _login_form(request, name, wanted, str(error), 400)
-    except NameTaken as error:
-        return _login_form(request, name, wanted, str(error), 409)
+        problem = _(error.sentence) % error.values
+        status = 409 if isinstance(error, NameTaken) else 400
+        return _login_form(request, name, wanted, problem, status)
     except RateLimited as error:
-        return _login_form(request, name, wanted, error.detail, 429)
+        wait = math.ceil(error.retry_after or 1)
+        problem = _("That was too often. Try again in %(n)s s.") % {"n": wait}
+        return _login_form(request, name, wanted, problem, 429)
     if before is not None:
         await _sign_out(request, before)
     session = await chat.users.open_session(user, chat.settings.session_hours)
@@ -115,16 +140,6 @@ async def sign_out(request: Request) -> Response:
     return RedirectResponse(f"{_root(request)}/login", 303)
 
 
-async def _title(request: Request, room: str, identity: Identity) -> str:
-    """Return the name of the other one in a direct room, else the room's."""
-    pair = direct_pair(room)
-    if pair is None:
-        return room
-    low, high = pair
-    other = await services(request).users.find(high if identity.user.id == low else low)
-    return other.name if other is not None else room
-
-
 # --- What the pages share
 
 
@@ -136,17 +151,34 @@ def page(
     status: int = 200,
 ) -> Response:
     shared = {"root": _root(request), "user": identity.user if identity else None}
-    answer = TEMPLATES.TemplateResponse(request, template, shared | context, status)
+    templates = TEMPLATES[language_of(request).code]
+    answer = templates.TemplateResponse(request, template, shared | context, status)
     answer.headers["Cache-Control"] = "no-store"
+    answer.headers.add_vary_header("Accept-Language")
     return answer
 
 
 def problem_page(
     request: Request, status: int, detail: str, identity: Identity | None = None
 ) -> Response:
-    titles = {403: "You may not enter here", 404: "There is nothing here"}
-    context = {"status": status, "title": titles.get(status, "That did not work"), "detail": detail}
+    """Return the page that says what is wrong; `detail` is an English sentence of the catalogue."""
+    _ = language_of(request).translate
+    titles = {403: _("You may not enter here"), 404: _("There is nothing here")}
+    # Where the sentence is for programs, or its cause for the log.
+    details = {
+        500: _("The server failed to answer; it has been logged."),
+        503: _("The chat cannot look anything up just now. Try again in a moment."),
+    }
+    context = {
+        "status": status,
+        "title": titles.get(status, _("That did not work")),
+        "detail": details.get(status) or _(detail),
+    }
     return page(request, "problem.html", context, identity, status)
+
+
+def language_of(request: Request) -> Language:
+    return preferred(request.headers.get("accept-language", ""))
 
 
 async def _signed_in(request: Request) -> Identity | None:
@@ -161,6 +193,20 @@ async def _signed_in(request: Request) -> Identity | None:
         await chat.users.renew(session, chat.settings.session_hours)
         request.session.update(user=identity.user.name, sid=session.sid)
     return identity
+
+
+async def _room_with(chat: Services, identity: Identity, name: str) -> str:
+    """Return the direct room of this user and who is called so; raise NotFound."""
+    try:
+        other = await chat.users.named(checked(name))
+    except NameRefused:
+        other = None
+    if other is None:
+        raise NotFound("There is nobody with this name.")
+    if other.id == identity.user.id:
+        raise NotFound("That is you. A direct room is for you and somebody else.")
+    low, high = sorted((identity.user.id, other.id))
+    return f"dm.{low}.{high}"
 
 
 async def _sign_out(request: Request, identity: Identity) -> None:

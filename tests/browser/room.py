@@ -6,10 +6,11 @@ of conftest.py opens it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable
 from typing import Protocol
 
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, WebSocketRoute, expect
 
 from tests.people import Person, site
 from tests.servers import ChatServer
@@ -83,3 +84,34 @@ async def fits(page: Page) -> None:
     )
     assert wide == [], wide
     await expect(page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
+
+
+class Gate:
+    """What stands between a page and the chat's sockets: open at first; shut, none gets through."""
+
+    def __init__(self) -> None:
+        # Each socket that the page has opened, whether it got through or not.
+        self.tries: list[WebSocketRoute] = []
+        self._open = True
+
+    @classmethod
+    async def before(cls, page: Page) -> Gate:
+        """Stand before the sockets that this page opens from now on, over reloads, too."""
+        gate = cls()
+        await page.route_web_socket(re.compile("/ws/chat/"), gate._pass)
+        return gate
+
+    def open(self) -> None:
+        self._open = True
+
+    async def shut(self) -> None:
+        """End what is open; what comes from now on ends at once."""
+        self._open = False
+        await self.tries[-1].close(code=1001)
+
+    async def _pass(self, socket: WebSocketRoute) -> None:
+        self.tries.append(socket)
+        if self._open:
+            socket.connect_to_server()
+        else:
+            await socket.close(code=1001)

@@ -75,6 +75,44 @@ async def test_who_comes_and_goes_does_not_take_the_focus(server: ChatServer, en
     assert await focused(maria) == "people-summary"
 
 
+async def test_a_list_of_people_leads_to_a_room_for_two_that_shows_what_was_seen(
+    server: ChatServer, enter: Enter
+) -> None:
+    room, marias, pedros = a_room(), a_name(), a_name()
+    maria, pedro = await enter(server, marias, room), await enter(server, pedros, room)
+    await here(maria).filter(has_text=pedros).get_by_role("button", name="Write").click()
+    await expect(maria).to_have_url(re.compile(r"/test-chat/dm\.\d+\.\d+/$"))
+    await pedro.goto(maria.url)
+    for page, name in ((maria, pedros), (pedro, marias)):
+        await connected(page)
+        await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        await expect(page).to_have_title(re.compile(name))
+
+    await pedro.evaluate(HIDE, "hidden")
+    await say(maria, "hola")
+    await expect(said(pedro, "hola")).to_be_visible()
+    await expect(maria.get_by_role("log").get_by_text("Sent", exact=True)).to_be_visible()
+    await expect(maria.get_by_role("log").get_by_text("Seen", exact=True)).to_have_count(0)
+    await pedro.evaluate(HIDE, "visible")
+
+    def seen_after(text: str) -> Locator:
+        """The word under this message, before the next one."""
+        entry = maria.get_by_role("log").locator(".entry").filter(has_text=text)
+        return entry.get_by_text("Seen", exact=True)
+
+    await expect(seen_after("hola")).to_have_count(1)
+    await expect(maria.get_by_role("log").get_by_text("Sent", exact=True)).to_have_count(0)
+    await say(pedro, "buenas")
+    await expect(said(maria, "buenas")).to_be_visible()
+    await pedro.evaluate(HIDE, "hidden")
+    await say(maria, "adiós")
+    await expect(said(pedro, "adiós")).to_be_visible()
+    await expect(seen_after("hola")).to_have_count(1)
+    # It is known to who comes later.
+    await maria.reload()
+    await expect(seen_after("hola")).to_have_count(1)
+
+
 async def test_who_types_is_named_until_the_message_comes_or_five_seconds_are_over(
     server: ChatServer, enter: Enter
 ) -> None:

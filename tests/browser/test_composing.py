@@ -5,12 +5,11 @@ Limits, refusals with a way to try again, drafts, the network going and coming, 
 
 from __future__ import annotations
 
-import asyncio
 import re
 
-from playwright.async_api import Page, WebSocketRoute, expect
+from playwright.async_api import Page, expect
 
-from tests.browser.room import Enter, connected, conversation, focused, said, say
+from tests.browser.room import Enter, Gate, connected, conversation, focused, said, say
 from tests.people import a_name, a_room
 from tests.servers import ChatServer
 
@@ -25,7 +24,8 @@ async def refused_message(server: ChatServer, enter: Enter, text: str) -> Page:
     maria = await enter(server, a_name(), a_room())
     await maria.evaluate(NO_CHANCE)
     await say(maria, "the first")
-    await expect(maria.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
+    await expect(maria.locator(".pending")).to_have_count(0)
+    await expect(said(maria, "the first")).to_be_visible()
     await say(maria, text)
     await expect(maria.get_by_role("log").get_by_text("Not sent")).to_be_visible()
     await maria.evaluate("delete crypto.getRandomValues")
@@ -98,17 +98,10 @@ async def test_what_waits_to_be_sent_is_shown_after_a_reload_and_sent_once(
     server: ChatServer, enter: Enter
 ) -> None:
     maria = await enter(server, a_name(), a_room())
-    held: list[WebSocketRoute] = []
-    open_again = asyncio.Event()
-
-    def gate(socket: WebSocketRoute) -> None:
-        if open_again.is_set():
-            socket.connect_to_server()
-        else:
-            held.append(socket)
-
-    await maria.route_web_socket(re.compile("/ws/chat/"), gate)
+    gate = await Gate.before(maria)
     await maria.reload()
+    await connected(maria)
+    await gate.shut()
     for text in ("one", "two"):
         await say(maria, text)
 
@@ -117,8 +110,7 @@ async def test_what_waits_to_be_sent_is_shown_after_a_reload_and_sent_once(
     assert await conversation(maria) == ["one", "two"]
     await expect(maria.get_by_label("Message")).to_have_value("")
 
-    open_again.set()
-    await held[-1].close(code=1001)
+    gate.open()
     await connected(maria)
     await expect(maria.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
     await maria.reload()

@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.browser.conftest import NewPage
-from tests.browser.room import Enter, connected, conversation, filled, fits, said, say
+from tests.browser.room import Enter, Gate, connected, conversation, filled, fits, said, say
 from tests.conftest import ChatServerFactory
 from tests.people import API_KEY, a_name, a_room, execute, mint, until
 from tests.servers import ChatServer, free_port
@@ -107,16 +107,17 @@ async def test_addresses_of_the_web_become_links_and_nothing_else_does(
 LONGEST = "Math.random = () => 1"
 
 
-async def long_outage(server: ChatServer, enter: Enter) -> Page:
+async def long_outage(server: ChatServer, enter: Enter) -> tuple[Page, Gate]:
     """Somebody whose page waits for long before it tries again; its clock stands still."""
-    maria = await enter(server, "maria")
+    maria = await enter(server, a_name(), a_room())
+    gate = await Gate.before(maria)
     await maria.context.add_init_script(LONGEST)
     await maria.clock.install()
     await maria.reload()
     await connected(maria)
     await expect(maria.get_by_role("button", name="Try now")).to_be_hidden()
     await maria.clock.pause_at(await maria.evaluate("Date.now() + 1000"))
-    await server.stop()
+    await gate.shut()
 
     async def waits_long() -> bool:
         await maria.clock.run_for(1_000)
@@ -124,16 +125,15 @@ async def long_outage(server: ChatServer, enter: Enter) -> Page:
         return re.search(r"in (1[5-9]|2\d|30) s", words) is not None
 
     await until(waits_long)
-    return maria
+    return maria, gate
 
 
 @pytest.mark.parametrize("way", ["Try now", "Send", "focus", "online"])
 async def test_who_does_not_want_to_wait_is_connected_soon(
-    way: str, chat_server: ChatServerFactory, enter: Enter
+    way: str, server: ChatServer, enter: Enter
 ) -> None:
-    server = await chat_server()
-    maria = await long_outage(server, enter)
-    await server.start()
+    maria, gate = await long_outage(server, enter)
+    gate.open()
 
     if way in ("Try now", "Send"):
         await maria.get_by_role("button", name=way).click()
@@ -147,17 +147,16 @@ async def test_who_does_not_want_to_wait_is_connected_soon(
 
 
 async def test_in_a_hurry_it_tries_no_more_than_once_in_two_seconds(
-    chat_server: ChatServerFactory, enter: Enter
+    server: ChatServer, enter: Enter
 ) -> None:
-    maria = await long_outage(await chat_server(), enter)
-    tries: list[object] = []
-    maria.on("websocket", lambda socket: tries.append(socket))
+    maria, gate = await long_outage(server, enter)
+    before = len(gate.tries)
     # 3.9 s of impatience.
     for _ in range(39):
         await maria.get_by_role("button", name="Try now").click()
         await maria.clock.run_for(100)
     await expect(maria.get_by_role("status")).to_have_text(re.compile("Reconnecting"))
-    assert 1 <= len(tries) <= 2
+    assert 1 <= len(gate.tries) - before <= 2
 
 
 # --- The client on pages of another site

@@ -424,6 +424,19 @@ test("hurry is of no use more than every 2 s, nor while there is a connection", 
   assert.equal(client.state.until, Date.now() + 500); // It was to be tried before that anyway.
 });
 
+test("who connects by hand is not torn away by the try that was planned", async (t) => {
+  const { server, opened, join } = await stage(t);
+  const { client, told, socket } = await join();
+  socket.cut();
+  await told.state("waiting");
+  client.connect();
+  (await server.next()).welcome();
+  await told.state("connected");
+  pass(15_000);
+  assert.equal(client.state.name, "connected");
+  assert.equal(opened.length, 2);
+});
+
 test("a callback that throws breaks nothing, and is not passed over in silence", async (t) => {
   const { join } = await stage(t);
   const thrown = [];

@@ -17,7 +17,7 @@ export const me = { id: Number(userId), name: userName };
 /** Whether this room is for two. */
 export const isDirect = /^dm\.\d/.test(room);
 
-const timeOnly = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const timeOnly = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const dayAndTime = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const day = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const dayAndYear = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });

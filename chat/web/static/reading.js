@@ -41,6 +41,7 @@ export function start(others) {
 }
 
 const visible = () => document.visibilityState === "visible";
+const isLooking = () => visible() && isFollowing();
 
 /**
  * Asks what was read before, with the first connection; of the other one with each, as markers may be missed.
@@ -58,7 +59,8 @@ export async function welcomed(welcome) {
   if (!known) {
     known = true;
     readTo ||= welcome.last_seq;
-    if (readTo < welcome.last_seq) markFrom(readTo + 1);
+    // What came while we asked is new to who was not looking.
+    if (readTo < (isLooking() ? welcome.last_seq : Math.max(welcome.last_seq, head))) markFrom(readTo + 1);
   }
   look();
 }
@@ -68,7 +70,7 @@ export function arrived(messages) {
   const before = head;
   head = messages.at(-1)?.seq ?? head;
   const fresh = messages.find(({ seq, sender }) => seq > readTo && sender.id !== me.id);
-  if (known && fresh && readTo >= before && !(visible() && isFollowing())) markFrom(fresh.seq);
+  if (known && fresh && readTo >= before && !isLooking()) markFrom(fresh.seq);
   look();
 }
 
@@ -89,17 +91,16 @@ export function answered() {
 
 /** Looks what is in sight, and says what is not. */
 export function look() {
-  const following = isFollowing();
   if (known && visible() && showsNewest() && head > told) {
     told = readTo = head;
     send(head);
   }
-  const unread = known && !(visible() && following) ? Math.max(0, head - readTo) : 0;
+  const unread = known && !isLooking() ? Math.max(0, head - readTo) : 0;
   const words = unread ? `(${unread}) ${title}` : title;
   if (document.title !== words) document.title = words;
   write(newer, unread ? say("New messages ({n})", { n: unread }) : say("To the newest"));
-  if (following) takeFocus(newer, log);
-  newer.hidden = following;
+  if (isFollowing()) takeFocus(newer, log);
+  newer.hidden = isFollowing();
   confirm();
 }
 

@@ -8,15 +8,15 @@ import { part } from "./dom.js";
 const AT_END_PX = 48; // This near to the end counts as reading the newest.
 const STILL_PX = 2; // Positions are fractions; this much is no movement.
 // Browsers scroll smoothly, and what a key or a finger has begun goes on after the script has gone to the end.
-const [MOVING_MS, HOLD_MS] = [100, 500];
+const [MOVING_MS, HOLD_MS] = [1_000, 500];
 
 const log = part("log", HTMLElement);
 
 let following = true;
 let height = 0; // Of the box, when we last heard of it.
 let top = 0; // Where the box was when we last looked or moved it.
-let movedAt = -Infinity; // When it last moved, and until when it is held at the end, in ms since the page began.
-let heldUntil = -Infinity;
+let actedAt = -Infinity; // When somebody last scrolled by hand, in ms since the page began.
+let heldUntil = -Infinity; // Until when the box is held at its end.
 /** @type {() => void} */
 let tell = () => {};
 
@@ -40,7 +40,7 @@ export function follow() {
 /** Shows the end, whatever the box is doing. */
 export function toEnd() {
   const now = performance.now();
-  if (now - movedAt < MOVING_MS) heldUntil = now + HOLD_MS;
+  if (now - actedAt < MOVING_MS) heldUntil = now + HOLD_MS;
   following = true;
   follow();
 }
@@ -63,15 +63,17 @@ log.addEventListener("scroll", () => {
   if (log.clientHeight !== height) return;
   // Up by a little is enough to leave: in a busy room the next message would take the reader back.
   const up = log.scrollTop < top - STILL_PX;
-  movedAt = performance.now();
-  if (up && movedAt < heldUntil) return follow();
+  if (up && performance.now() < heldUntil) return follow();
   top = log.scrollTop;
   following = toGo() < (up ? STILL_PX : AT_END_PX);
   tell();
 }, { passive: true });
 
 for (const act of ["wheel", "touchmove", "pointerdown", "keydown"]) {
-  log.addEventListener(act, () => { heldUntil = -Infinity; }, { passive: true });
+  log.addEventListener(act, () => {
+    actedAt = performance.now();
+    heldUntil = -Infinity;
+  }, { passive: true });
 }
 
 new ResizeObserver(() => {
