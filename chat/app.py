@@ -138,7 +138,7 @@ async def _healthz(request: Request) -> Response:
 async def _readyz(request: Request) -> Response:
     chat: Services = request.app.state.services
     status, report = await readiness(
-        chat.repository.database, chat.relay, request.app.state.tasks, chat.hub
+        chat.repository.database, chat.writer, chat.relay, request.app.state.tasks, chat.hub
     )
     return Response(
         msgspec.json.encode(report),

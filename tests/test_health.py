@@ -16,6 +16,7 @@ from chat.live.relay import Relay
 from chat.live.tasks import Tasks
 from chat.log.database import Database
 from chat.log.repository import Repository
+from chat.log.writer import Writer
 from chat.ops.health import TICKER_PATIENCE, readiness
 from tests.relays import LIMIT, Node, until
 from tests.servers import PostgresServer, RedisServer
@@ -40,8 +41,10 @@ async def parts(database_url: str, relay_url: str) -> AsyncIterator[tuple[Databa
 async def ready(
     database: Database, relay: Relay, tasks: Tasks | None = None, hub: Hub | None = None
 ) -> tuple[int, dict[str, Any]]:
-    hub = hub or Hub(Repository(database), relay, "node-a")
-    return await readiness(database, relay, tasks or Tasks(), hub)
+    log = Repository(database)
+    hub = hub or Hub(log, relay, "node-a")
+    writer = Writer(log, lambda *_: None)
+    return await readiness(database, writer, relay, tasks or Tasks(), hub)
 
 
 async def test_all_is_well(database_url: str, relay_url: str) -> None:

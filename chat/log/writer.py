@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from chat.clock import now
 from chat.errors import ChatError, IdConflict, Unavailable
 from chat.log.database import connection_lost, one_is_to_blame
 from chat.log.repository import Repository, Stored
@@ -27,6 +28,14 @@ BREATH = 4
 # slowed down by not being read from; only a greater crowd is told to come again.
 MAX_WAITING = 32_000
 MAX_WAITING_CHARACTERS = 8_000_000  # of their texts: at most 32 MB
+
+# What `check` writes and takes away again, in a room that nobody has: a long message needs a page
+# of its own, so that it finds no room where the disk is full.
+_INSERT = f"""
+INSERT INTO messages (room_id, seq, message_id, sender_id, sender_name, text, sent_at)
+VALUES (0, 0, 'check', 0, '', '{"x" * 8_000}', 0)
+"""
+_DELETE = "DELETE FROM messages WHERE room_id = 0"
 
 OnCommit = Callable[[int, str, list[Entry]], None]  # room id, epoch, entries in order
 Waiting = tuple[Draft, "asyncio.Future[Stored]"]
@@ -45,6 +54,8 @@ class Writer:
         # Set while nothing waits and no transaction runs.
         self._idle = asyncio.Event()
         self._idle.set()
+        # Since when nothing can be stored, in ms; None: the last commit went well.
+        self.failing_since: int | None = None
 
     def append(self, draft: Draft) -> asyncio.Future[Stored]:
         """Queue a draft; the future brings where it is stored, IdConflict or Unavailable.
@@ -65,6 +76,13 @@ class Writer:
     async def flush(self) -> None:
         """Wait until everything that was queued has its answer."""
         await self._idle.wait()
+
+    async def check(self, limit: float) -> None:
+        """Write something, within `limit` seconds; raise Unavailable where that fails."""
+        async with self._repository.database.transaction(limit) as raw:
+            await raw.execute(_INSERT)
+            await raw.execute(_DELETE)
+        self.failing_since = None
 
     async def run(self) -> None:
         """Commit what waits, for ever. Cancelling it fails what still waits."""
@@ -105,6 +123,7 @@ class Writer:
 
     async def _commit(self, batch: list[Waiting]) -> None:
         results = await self._repository.append([draft for draft, _ in batch])
+        self.failing_since = None
         committed: dict[int, tuple[str, list[Entry]]] = {}
         for (draft, future), result in zip(batch, results, strict=True):
             if isinstance(result, IdConflict | Unavailable):
@@ -126,12 +145,17 @@ class Writer:
         elif one_is_to_blame(error):
             pieces = [[one] for one in batch]
         else:
-            return _fail(batch, error)
+            return self._give_up(batch, error)
         for piece in pieces:
             try:
                 await self._commit(piece)
             except Unavailable as again:
-                _fail(piece, again)
+                self._give_up(piece, again)
+
+    def _give_up(self, batch: list[Waiting], error: Unavailable) -> None:
+        if not one_is_to_blame(error):
+            self.failing_since = self.failing_since or now()
+        _fail(batch, error)
 
 
 def _fail(batch: list[Waiting], error: ChatError) -> None:

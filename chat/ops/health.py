@@ -1,7 +1,8 @@
 """Whether this process can do its work: the answer of `/readyz`.
 
 `ok`: everything. `degraded`: messages are taken and delivered, but later than they should be.
-`unavailable`: the database is away, or a task of ours died or hangs. No addresses, no error texts.
+`unavailable`: the database is away or takes no messages, or a task of ours died or hangs.
+No addresses, no error texts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from chat.live.hub import Hub
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks
 from chat.log.database import Database
+from chat.log.writer import Writer
 
 DATABASE_PATIENCE = 1.5  # seconds; the answer is due within two
 # Seconds since the ticker's last look. One may take five, and closes empty rooms besides.
@@ -22,11 +24,11 @@ TICKER_PATIENCE = 15.0
 
 
 async def readiness(
-    database: Database, relay: Relay, tasks: Tasks, hub: Hub
+    database: Database, writer: Writer, relay: Relay, tasks: Tasks, hub: Hub
 ) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and the report."""
     checks = {
-        "database": await _database(database, hub),
+        "database": await _database(database, writer, hub),
         "relay": _relay(relay),
         "tasks": _tasks(tasks, hub),
     }
@@ -38,17 +40,24 @@ async def readiness(
     return (503 if status == "unavailable" else 200), {"status": status, "checks": checks}
 
 
-async def _database(database: Database, hub: Hub) -> dict[str, Any]:
+async def _database(database: Database, writer: Writer, hub: Hub) -> dict[str, Any]:
+    failing_since = writer.failing_since
     try:
-        async with database.connection(DATABASE_PATIENCE) as connection:
-            await connection.fetch_one("SELECT 1")
+        if failing_since is None:
+            async with database.connection(DATABASE_PATIENCE) as connection:
+                await connection.fetch_one("SELECT 1")
+        else:
+            # A full disk still answers, and nobody may send until we say that all is well.
+            await writer.check(DATABASE_PATIENCE)
     except Unavailable as error:
-        late = isinstance(error.__cause__, TimeoutError)
-        return {
-            "status": "unavailable",
-            "since": rfc3339(hub.database_lost_since or now()),
-            "reason": "it does not answer in time" if late else "it cannot be reached",
-        }
+        if isinstance(error.__cause__, TimeoutError):
+            reason = "it does not answer in time"
+        elif hub.database_lost_since is None and failing_since is not None:
+            reason = "it answers, but takes no messages: is its disk full, or is it read-only?"
+        else:
+            reason = "it cannot be reached"
+        since = rfc3339(hub.database_lost_since or failing_since or now())
+        return {"status": "unavailable", "since": since, "reason": reason}
     return {"status": "ok"}
 
 

@@ -185,6 +185,12 @@ async def test_a_program_whose_files_may_not_grow_refuses_and_goes_on_once_they_
             page = await member.asks("history", id="page")
             assert [one["id"] for one in page["messages"]] == stored
             assert (await ask(server, "GET", "/healthz")).status == 200
+            ready = await ask(server, "GET", "/readyz")
+            check = ready.json["checks"]["database"]
+            assert (ready.status, check["status"]) == (503, "unavailable")
+            assert "takes no messages" in check["reason"] and check["since"]
+        # It finds out by itself: no balancer sends anybody where nothing seems to work.
+        assert (await ask(server, "GET", "/readyz")).json["checks"]["database"] == {"status": "ok"}
         await are_taken_again(member, refused, text)
         assert (await maria.post("lobby", text, id="post")).status == 201
         await member.read_to(len(stored) + len(refused) + 1)
@@ -242,11 +248,18 @@ async def test_a_postgresql_whose_disk_is_full_refuses_and_takes_the_same_ids_on
         for _ in range(2):
             await here.is_refused("while")
         assert await here.ids() == ["before"]
+        assert here.writer.failing_since is not None
+        with pytest.raises(Unavailable):
+            await here.writer.check(LIMIT)
         await admin.execute("DROP FUNCTION no_room CASCADE")
         await admin.close()
+        await here.writer.check(LIMIT)
+        assert here.writer.failing_since is None
         where = await here.works_again("while")
         assert (where.seq, where.duplicate) == (2, False)
+        # The check left nothing behind.
         assert await here.ids() == ["before", "while"]
+        assert await here.log.database.rows("SELECT count(*) FROM messages") == [(2,)]
 
 
 async def test_a_read_only_database_refuses_until_it_takes_writes_again(

@@ -97,7 +97,11 @@ class Running:
     async def failed(self) -> tuple[int, list[str]]:
         """What `/readyz` answers: the status, and the tasks that failed."""
         status, report = await readiness(
-            self.chat.repository.database, self.chat.relay, self.tasks, self.chat.hub
+            self.chat.repository.database,
+            self.chat.writer,
+            self.chat.relay,
+            self.tasks,
+            self.chat.hub,
         )
         return status, report["checks"]["tasks"]["failed"]
 
