@@ -57,8 +57,7 @@ format: .venv/installed-lint ## put the code in order with ruff
 	$(VENV_PYTHON) -m ruff check --fix
 	$(VENV_PYTHON) -m ruff format
 
-# New texts of pages and scripts, for the translators in chat/web/locales/*.po; then what they wrote.
-texts: .venv/installed-test
+texts: .venv/installed-test ## collect the texts of pages and scripts in chat/web/locales, and compile them
 	$(VENV_PYTHON) -m tests.texts
 
 bench: .venv/installed-bench ## measure it against a bare Starlette endpoint

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -66,7 +67,12 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             *pages.ROUTES,
             Mount("/api", routes=api.ROUTES, middleware=cors),
-            Mount("/static", StaticFiles(packages=[("chat.web", "static")]), middleware=cors),
+            Mount(
+                "/static",
+                StaticFiles(packages=[("chat.web", "static")]),
+                # Only here: what is secret must not be compressed beside what strangers choose.
+                middleware=[*cors, Middleware(GZipMiddleware)],
+            ),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
             WebSocketRoute("/ws/chat/{room:whole}", RoomSocket),

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import playwright
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -38,7 +37,8 @@ from chat.settings import Settings
 from chat.web import api, problems
 from chat.web.connection import MAX_IN_FLIGHT
 from chat.web.delivery import RECONNECT_SPREAD, SEND_LIMIT
-from tests.conftest import ChatServerFactory, unavailable
+from tests.conftest import ChatServerFactory
+from tests.node import node
 from tests.people import API_KEY, SOON, Person, a_room, ask, dial, execute, site, until, whose
 from tests.servers import SECRET_KEY, ChatServer
 
@@ -558,14 +558,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def node() -> str:
-    """Return a Node with WebSocket: Playwright's own, whatever is on PATH."""
-    program = Path(playwright.__file__).parent / "driver/node"
-    if program.exists():
-        return str(program)
-    raise unavailable("Playwright brings no Node here")
 
 
 class Example:

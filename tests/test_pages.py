@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import unicodedata
@@ -425,6 +426,19 @@ async def test_static_files_have_their_types(server: ChatServer) -> None:
     ):
         answer = await ask(server, "GET", f"/static/{file}")
         assert answer.headers["content-type"].partition(";")[0] in (kind, "application/javascript")
+
+
+async def test_static_files_travel_compressed_and_pages_do_not(maria: Person) -> None:
+    accept = {"Accept-Encoding": "gzip", "Cookie": maria.headers["Cookie"]}
+    plain = await ask(maria.server, "GET", "/static/chat-client.js")
+    packed = await ask(maria.server, "GET", "/static/chat-client.js", accept)
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    # What a stranger put into a page beside a secret would show in its length.
+    page = await ask(maria.server, "GET", "/test-chat/lobby/", accept)
+    assert page.status == 200 and page.headers["content-encoding"] is None
+    again = {**accept, "If-None-Match": packed.headers["etag"]}
+    assert (await ask(maria.server, "GET", "/static/chat-client.js", again)).status == 304
 
 
 @pytest.mark.parametrize("path", ["../pages.py", "%2e%2e/pages.py", "..%2fpages.py", "%00", "."])
