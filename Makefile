@@ -34,12 +34,12 @@ SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format texts bench soak browser clean
+.PHONY: help run test lint format texts screenshots bench soak browser clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, PORT, WORKERS
 	@exec $(VENV_PYTHON) -m chat serve --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
@@ -59,6 +59,9 @@ format: .venv/installed-lint ## put the code in order with ruff
 
 texts: .venv/installed-test ## collect the texts of pages and scripts in chat/web/locales, and compile them
 	$(VENV_PYTHON) -m tests.texts
+
+screenshots: .venv/installed-test browser ## take the screenshots in docs/ anew
+	@exec $(VENV_PYTHON) -m tests.browser.screenshots
 
 bench: .venv/installed-bench ## measure it against a bare Starlette endpoint
 	@exec $(VENV_PYTHON) -m bench $(ARGS)

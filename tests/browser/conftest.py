@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    async_playwright,
+    expect,
+)
 
 from tests.browser.room import NAME, Enter, connected, sign_in
 from tests.conftest import unavailable
@@ -46,16 +53,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+def program(playwright: Playwright) -> str:
+    """Return the path of a Chromium: the system's own, or the one that Playwright has fetched."""
+    own = playwright.chromium.executable_path
+    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if found is None and not Path(own).exists():
+        raise unavailable("no Chromium: install the package `chromium`, or run `make browser`")
+    return found or own
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """A headless Chromium, the system's own or the one Playwright has fetched."""
+    """A headless Chromium."""
     async with async_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-        if program is None and not Path(own).exists():
-            raise unavailable("no Chromium: install the package `chromium`, or run `make browser`")
         browser = await playwright.chromium.launch(
-            executable_path=program or own, args=list(ARGUMENTS)
+            executable_path=program(playwright), args=list(ARGUMENTS)
         )
         yield browser
         await browser.close()

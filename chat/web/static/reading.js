@@ -10,6 +10,7 @@
 import { isDirect, me } from "./bubble.js";
 import { isFollowing, lastOwn, markFrom, showsNewest, toNewest } from "./conversation.js";
 import { make, part, takeFocus, write } from "./dom.js";
+import { follow } from "./scroll.js";
 import { say } from "./texts.js";
 
 const log = part("log", HTMLElement);
@@ -113,7 +114,10 @@ function confirm() {
 /** @param {HTMLElement} element  @param {HTMLElement | undefined} place */
 function put(element, place) {
   if (!place) element.remove();
-  else if (element.parentElement !== place) place.append(element);
+  else if (element.parentElement !== place) {
+    place.append(element);
+    follow(); // It comes a moment after its message.
+  }
 }
 
 document.addEventListener("visibilitychange", look);
