@@ -114,6 +114,10 @@ async def test_without_the_database_all_is_refused_with_a_word_and_nothing_break
             ):
                 assert page.status == 503
                 assert page.headers["content-type"].startswith("text/html")
+                assert "The chat cannot look anything up just now." in page.text
+            spanish = {**visitor.headers, "Accept": "text/html", "Accept-Language": "es"}
+            page = await ask(server, "GET", "/", spanish)
+            assert page.status == 503 and "no puede consultar sus datos" in page.text
             assert (await ask(server, "GET", "/healthz")).status == 200
             ready = await ask(server, "GET", "/readyz")
             assert (ready.status, ready.json["status"]) == (503, "unavailable")
