@@ -1,4 +1,4 @@
-"""`python -m chat`: the commands. `serve` runs the chat."""
+"""`python -m chat`: the commands. `serve` runs the chat; the others are in `chat/commands/`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from pathlib import Path
 
 from chat import __version__
 from chat.app import create_app
+from chat.commands import people
 from chat.errors import ChatError, SettingsError
 from chat.ops import logging
 from chat.ops.secret import with_secret_key
 from chat.ops.server import load_config, serve
 from chat.settings import Settings
+
+# The commands beside `serve`, in the order of `--help`.
+SUBJECTS = (people,)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="hypercorn.toml to use (default: ./, if any)"
     )
     command.set_defaults(command=_serve)
+    for subject in SUBJECTS:
+        subject.register(commands)
     return parser
 
 

@@ -330,19 +330,55 @@ class ChatServer:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def spawn(self, *arguments: str) -> None:
-        """Start the program without waiting for anything."""
-        assert not self.running, "already started"
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the program, and commands beside it, find in their environment."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
         env |= {name: value for name, value in self.settings.items() if value is not None}
         # The code beside these tests, even where another copy is installed.
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
         env["PYTHONUNBUFFERED"] = "1"
+        return env
+
+    async def command(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run another command of the program beside it, with the same settings and folder."""
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "chat", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=START_LIMIT,
+        )
+
+    async def says(self, *arguments: str, stdin: str = "") -> str:
+        """Run a command that must end well, and return what it says."""
+        ended = await self.command(*arguments, stdin=stdin)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return ended.stdout
+
+    async def fails(self, *arguments: str, stdin: str = "") -> str:
+        """Run a command that must fail with the exit code 1; return the one sentence it says."""
+        ended = await self.command(*arguments, stdin=stdin)
+        assert (ended.returncode, ended.stdout) == (1, ""), ended
+        [sentence] = ended.stderr.splitlines()
+        assert sentence.endswith("."), sentence
+        return sentence
+
+    def spawn(self, *arguments: str) -> None:
+        """Start the program without waiting for anything."""
+        assert not self.running, "already started"
         command = [sys.executable, "-m", "chat", "serve", "--bind", f"127.0.0.1:{self.port}"]
         command += ["--workers", str(self.workers), *arguments]
         # SIGTERM: the program must have the chance to take its workers along.
         self.process = launch(
-            command, folder=self.folder, log=self.log_file, env=env, dies_by=signal.SIGTERM
+            command,
+            folder=self.folder,
+            log=self.log_file,
+            env=self.environment,
+            dies_by=signal.SIGTERM,
         )
 
     async def start(self) -> None:

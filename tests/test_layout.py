@@ -50,6 +50,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "chat.ops.metrics": (),
     "chat.ops.logging": (),
     "chat.ops.health": ("chat.live", "chat.log", *COMMON),
+    # They work beside a server: on the log, or as a client.
+    "chat.commands": (
+        "chat.commands",
+        "chat.client",
+        "chat.log",
+        "chat.ops",
+        "chat.web.identity",
+        *COMMON,
+    ),
     "chat.app": ("chat.web", "chat.live", "chat.log", "chat.ops", *COMMON),
     "chat.__main__": ("chat",),
 }

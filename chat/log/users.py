@@ -98,6 +98,22 @@ class Users:
                 return made
         raise NameTaken("The name %(name)s is taken; choose another one.", name=name)
 
+    async def after(self, user_id: int, limit: int) -> list[tuple[User, int]]:
+        """Return users by number, after this one, each with when it was made in ms."""
+        rows = await self.database.rows(
+            f"SELECT {USER_FIELDS}, u.created_at FROM users u WHERE u.id > :after"
+            " ORDER BY u.id LIMIT :limit",
+            {"after": user_id, "limit": limit},
+        )
+        return [(User(*row[:4]), row[4]) for row in rows]
+
+    async def disable(self, user_id: int, disabled: bool = True) -> None:
+        """Let somebody in no more, or again; who is disabled already stays so since then."""
+        value = f"coalesce(disabled_at, {self.database.clock})" if disabled else "NULL"
+        await self.database.change(
+            f"UPDATE users SET disabled_at = {value} WHERE id = :id RETURNING id", {"id": user_id}
+        )
+
     # --- Sessions
 
     async def open_session(self, user: User, hours: int) -> Session:

@@ -39,7 +39,7 @@ from chat.protocol import (
     direct_pair,
 )
 from chat.web.guard import origin_allowed
-from chat.web.identity import MAX_TOKEN_TTL, Identity
+from chat.web.identity import MAX_TOKEN_TTL, TOKEN_TTL, Identity
 from chat.web.rooms import admit, listed, new_id, submit
 from chat.web.services import Services, services
 
@@ -48,7 +48,6 @@ logger = logging.getLogger(__name__)
 ROOMS_PAGE = 200  # rooms in one answer
 MEMBERS_PAGE = 200  # members in one answer
 MAX_BODY = MAX_CLIENT_FRAME  # bytes
-TOKEN_TTL = 3_600  # seconds
 SAFE_METHODS = ("GET", "HEAD")
 T = TypeVar("T", bound=Struct)
 INTEGER = re.compile(r"[0-9]{1,16}")

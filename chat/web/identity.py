@@ -25,7 +25,7 @@ from chat.protocol import MAX_INTEGER
 from chat.settings import Settings
 
 TOKEN_SALT = "chat.token"
-MAX_TOKEN_TTL = 86_400  # seconds
+TOKEN_TTL, MAX_TOKEN_TTL = 3_600, 86_400  # seconds
 
 
 class Identity(NamedTuple):
