@@ -169,6 +169,15 @@ def test_the_variables_of_make_run_are_those_of_the_makefile() -> None:
                 assert re.search(rf"^{name} *\??=", makefile, re.MULTILINE), name
 
 
+def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parser and those of its commands, and of theirs."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers_of(below)
+
+
 def test_the_commands_and_options_are_the_programs() -> None:
     [commands] = [
         action.choices
@@ -179,12 +188,13 @@ def test_the_commands_and_options_are_the_programs() -> None:
     assert set(re.findall(r"`python -m chat ([a-z-]+)", text)) == set(commands)
     options = {
         option
-        for parser in commands.values()
+        for parser in parsers_of(program._parser())
         for action in parser._actions
         for option in action.option_strings
-        if option.startswith("--") and option != "--help"
+        if option.startswith("--") and option not in ("--help", "--version")
     }
-    assert set(re.findall(r"`(--[a-z-]+)", section(README, "Settings"))) == options
+    told = section(README, "Settings") + section(README, "Commands")
+    assert set(re.findall(r"`(--[a-z-]+)", told)) == options
 
 
 # --- Frames, errors, close codes
