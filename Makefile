@@ -13,7 +13,9 @@ MINUTES = 30
 # Test files that run side by side. They wait more than they work: more than there are cores.
 JOBS = 3
 
-# A Python to use instead of the first one found; arguments for pytest (then without coverage).
+ALL = --numprocesses $(JOBS) --dist loadfile
+
+# A Python to use instead of the first one found; arguments for pytest.
 PYTHON =
 ARGS =
 
@@ -34,7 +36,7 @@ SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format texts screenshots bench soak browser clean
+.PHONY: help run test coverage lint format texts screenshots bench soak browser clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -45,8 +47,10 @@ run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, 
 	@exec $(VENV_PYTHON) -m chat serve --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
 
 test: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
-	@exec $(VENV_PYTHON) -m pytest \
-		$(or $(ARGS),--numprocesses $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered)
+	@exec $(VENV_PYTHON) -m pytest $(or $(ARGS),$(ALL))
+
+coverage: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests, and see what they reach: it takes a third longer
+	@exec $(VENV_PYTHON) -m pytest $(ALL) --cov --cov-report=term:skip-covered
 
 lint: .venv/installed-lint ## ruff, and mypy --strict on chat/
 	$(VENV_PYTHON) -m ruff check
