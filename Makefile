@@ -36,15 +36,18 @@ SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format texts screenshots bench soak browser clean
+.PHONY: help run check-config test coverage lint format texts screenshots bench soak browser clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, PORT, WORKERS
 	@exec $(VENV_PYTHON) -m chat serve --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
+
+check-config: .venv/installed-run ## look at the settings and what they name, before the start
+	@exec $(VENV_PYTHON) -m chat check
 
 test: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
 	@exec $(VENV_PYTHON) -m pytest $(or $(ARGS),$(ALL))

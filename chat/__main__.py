@@ -11,15 +11,16 @@ from pathlib import Path
 
 from chat import __version__
 from chat.app import create_app
-from chat.commands import people
+from chat.commands import check, people
 from chat.errors import ChatError, SettingsError
 from chat.ops import logging
+from chat.ops.advice import oddities
 from chat.ops.secret import with_secret_key
 from chat.ops.server import load_config, serve
 from chat.settings import Settings
 
 # The commands beside `serve`, in the order of `--help`.
-SUBJECTS = (people,)
+SUBJECTS = (check, people)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +61,8 @@ def _serve(options: argparse.Namespace) -> int:
         logging.logger.warning("The setting %s is unknown and has no effect", name)
     config = load_config(options.config, bind=options.bind, workers=options.workers)
     settings.check_workers(config.workers)
+    for sentence in oddities(settings, config.bind):
+        logging.logger.warning("%s", sentence)
     settings = with_secret_key(settings)
     return serve(
         partial(create_app, settings),

@@ -154,10 +154,10 @@ def test_no_page_speaks_of_a_setting_that_does_not_exist(page: Path) -> None:
 
 def test_the_make_targets_are_those_of_the_makefile() -> None:
     makefile = text_of(ROOT / "Makefile")
-    targets = re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE)
     documented = first_codes(table(section(README, "Developing"), "command"))
     assert sorted(documented) == sorted(f"make {one}" for one in targets)
-    named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", text_of(page))}
+    named = {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)", text_of(page))}
     assert named <= set(targets)
 
 

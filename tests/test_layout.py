@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "chat.commands": (
         "chat.commands",
         "chat.client",
+        "chat.live.redis_session",
         "chat.log",
         "chat.ops",
         "chat.web.identity",

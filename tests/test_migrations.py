@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import sqlite3
+import stat
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from alembic.util import CommandError
 from chat.errors import Unavailable
 from chat.log import migrations
 from chat.log.database import Database
-from chat.log.migrations import LOCK, upgrade
+from chat.log.migrations import LOCK, standing, upgrade
 from tests.storage import LIMIT, change, opened
 
 STARTS = 4
@@ -198,6 +199,26 @@ def test_a_closed_connection_keeps_no_lock_though_somebody_holds_its_cursor(tmp_
         other.execute("BEGIN IMMEDIATE")
     del held
     other.close()
+
+
+async def test_a_new_file_is_for_its_owner_only_and_an_old_one_keeps_its_mode(
+    sqlite_url: str,
+) -> None:
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    for mode in (0o600, 0o640):
+        await upgrade(sqlite_url)
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+        file.chmod(0o640)
+
+
+async def test_where_the_tables_stand_is_told_and_not_changed(database_url: str) -> None:
+    [newest] = steps().get_heads()
+    assert await standing(database_url) == (None, newest)
+    assert await standing(database_url) == (None, newest)
+    await upgrade(database_url, "0001")
+    assert await standing(database_url) == ("0001", newest)
+    await upgrade(database_url)
+    assert await standing(database_url) == (newest, newest)
 
 
 async def test_tables_of_a_newer_program_are_left_alone(database_url: str) -> None:

@@ -13,9 +13,11 @@ import gc
 import importlib.util
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from errno import EADDRINUSE, EBADF
 from ssl import SSLError
 from typing import Any
@@ -62,6 +64,10 @@ def serve(
     end of the process: SIGTERM and SIGINT are ignored from then on.
     """
     count = config.workers if workers is None else workers
+    # Each socket is a file, and systems often begin with a thousand.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):  # some systems know a lower bound than the one they tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         if count > 1:
             return _serve_many(app_factory, config, count, announce)

@@ -1,0 +1,206 @@
+"""`check`, as operators type it: against good and broken set-ups."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from chat.commands import check
+from chat.commands.check import masked
+from tests.servers import SECRET_KEY, ChatServer, PostgresServer, RedisServer
+from tests.storage import opened
+
+PASSWORD = "correct-horse"
+
+
+class Checked:
+    """What `check` said of these settings, in this folder."""
+
+    def __init__(self, code: int, text: str, errors: str) -> None:
+        assert errors == ""
+        self.code = code
+        self.text = text
+
+    def words(self, about: str) -> list[str]:
+        """The word, ok, warn or fail, of each line about this part."""
+        return re.findall(rf"^(ok|warn|fail) +{about}: .+\.$", self.text, re.MULTILINE)
+
+
+async def checked(folder: Path, settings: Mapping[str, str | None]) -> Checked:
+    ended = await ChatServer(folder, settings).command("check")
+    return Checked(ended.returncode, ended.stdout, ended.stderr)
+
+
+async def test_a_fresh_machine_is_fine_and_nothing_is_made_there(tmp_path: Path) -> None:
+    said = await checked(tmp_path, {"CHAT_SECRET_KEY": None})
+    assert said.code == 0
+    assert said.words("database") == said.words("relay") == said.words("secret key") == ["ok"]
+    assert "warn" not in said.text
+    assert os.listdir(tmp_path) == []
+
+
+async def test_every_setting_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
+    said = await checked(tmp_path, {"CHAT_SIGN_IN": "off"})
+    assert "setting  CHAT_SIGN_IN = off  (environment)" in said.text
+    assert "setting  CHAT_SEND_RATE = 10/second  (default)" in said.text
+    assert re.search(r"^versions tertulia \d.*, Python 3\.\d+\.\d+, SQLite 3\.", said.text)
+
+
+async def test_what_is_secret_is_not_told(tmp_path: Path) -> None:
+    said = await checked(
+        tmp_path,
+        {
+            "CHAT_DATABASE_URL": f"postgresql://chat:{PASSWORD}@127.0.0.1:9/chat",
+            "CHAT_RELAY_URL": f"redis://:{PASSWORD}@127.0.0.1:9",
+            "CHAT_API_KEY": f"{PASSWORD}-{PASSWORD}",
+        },
+    )
+    assert "CHAT_DATABASE_URL = postgresql://chat:***@127.0.0.1:9/chat" in said.text
+    assert PASSWORD not in said.text and SECRET_KEY not in said.text
+    assert (said.code, said.words("database"), said.words("relay")) == (1, ["fail"], ["fail"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "raw", "shown"),
+    [
+        ("CHAT_SECRET_KEY", "", "none"),
+        ("CHAT_SECRET_KEY", "a" * 16, "***"),
+        ("CHAT_SECRET_KEY", "a" * 16 + "," + "b" * 16, "*** (2 keys)"),
+        ("CHAT_RELAY_URL", "redis://h/0?password=p&ssl=1", "redis://h/0?password=***&ssl=1"),
+        ("CHAT_RELAY_URL", "redis://u:p@ss@h", "redis://u:***@h"),
+        ("CHAT_LOGIN_URL", "https://u:p@www.example.org", "https://u:***@www.example.org"),
+        ("CHAT_DATABASE_URL", "sqlite:///var/chat.db", "sqlite:///var/chat.db"),
+    ],
+)
+def test_secrets_are_masked(variable: str, raw: str, shown: str) -> None:
+    assert masked(variable, raw) == shown
+
+
+async def test_a_wrong_setting_is_a_sentence_and_not_the_end_of_the_list(tmp_path: Path) -> None:
+    said = await checked(tmp_path, {"CHAT_SIGN_IN": "perhaps", "CHAT_SINGIN": "off"})
+    assert said.code == 1
+    assert said.words("settings") == ["warn", "fail"]
+    assert "CHAT_SIGN_IN is wrong: it must be one of guest, off." in said.text
+    assert "setting  CHAT_SIGN_IN = perhaps" in said.text
+
+
+async def test_settings_that_do_not_fit_together_are_warned_of(tmp_path: Path) -> None:
+    said = await checked(tmp_path, {"CHAT_LOGIN_URL": "/sign-in"})
+    assert (said.code, said.words("settings")) == (0, ["warn"])
+
+
+# --- The database
+
+
+async def test_a_database_at_the_newest_step_takes_writes(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with opened(database_url):
+        pass
+    said = await checked(tmp_path, {"CHAT_DATABASE_URL": database_url})
+    assert (said.code, said.words("database")[0]) == (0, "ok")
+    assert re.search(r"database: reachable, at step \w+, and takes writes \(\d+ ms\)\.", said.text)
+
+
+async def test_an_empty_postgresql_is_fine_and_stays_empty(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    for _ in range(2):
+        said = await checked(tmp_path, {"CHAT_DATABASE_URL": postgres_url})
+        assert (said.code, said.words("database")) == (0, ["ok"])
+        assert "it is empty" in said.text
+
+
+async def test_a_postgresql_that_may_lose_what_it_acked_is_warned_of(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with opened(postgres_url) as database:
+        name = (await database.rows("SELECT current_database()"))[0][0]
+        await database.change(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    said = await checked(tmp_path, {"CHAT_DATABASE_URL": postgres_url})
+    assert said.code == 0
+    assert "PostgreSQL's synchronous_commit is off" in said.text
+
+
+async def test_tables_at_another_step_are_told(tmp_path: Path, sqlite_url: str) -> None:
+    async with opened(sqlite_url):
+        pass
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+    database.close()
+    said = await checked(tmp_path, {"CHAT_DATABASE_URL": sqlite_url})
+    assert (said.code, said.words("database")[-1]) == (0, "warn")
+    assert "its tables are at step 0001" in said.text
+
+
+async def test_a_file_that_is_no_database_fails(tmp_path: Path) -> None:
+    file = tmp_path / "chat.db"
+    file.write_text("not a database, though long enough to be one " * 100)
+    file.chmod(0o600)
+    said = await checked(tmp_path, {"CHAT_DATABASE_URL": f"sqlite:///{file}"})
+    assert (said.code, said.words("database")) == (1, ["fail"])
+
+
+async def test_files_that_others_can_read_are_told(tmp_path: Path, sqlite_url: str) -> None:
+    async with opened(sqlite_url):
+        pass
+    Path(sqlite_url.removeprefix("sqlite:///")).chmod(0o644)
+    key = tmp_path / "var" / "secret_key"
+    key.parent.mkdir()
+    key.write_text(SECRET_KEY)
+    key.chmod(0o644)
+    said = await checked(tmp_path, {"CHAT_DATABASE_URL": sqlite_url, "CHAT_SECRET_KEY": None})
+    assert (said.code, said.words("secret key")) == (1, ["fail"])
+    assert said.words("database") == ["warn", "ok"]
+    key.chmod(0o600)
+    said = await checked(tmp_path, {"CHAT_DATABASE_URL": sqlite_url, "CHAT_SECRET_KEY": None})
+    assert (said.code, said.words("secret key")) == (0, ["ok"])
+
+
+def test_a_disk_that_is_nearly_full_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A disk cannot be filled for a test.
+    usage = shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.chdir(tmp_path)
+    settings = check.Settings.load({})
+    assert [line for line in check._files(settings) if "only 10 MB are free" in line.sentence]
+
+
+# --- The relay
+
+
+async def test_a_redis_that_answers_is_fine_and_one_that_does_not_fails(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    settings = {"CHAT_RELAY_URL": own_redis.url}
+    said = await checked(tmp_path, settings)
+    assert (said.code, said.words("relay")) == (0, ["ok"])
+    own_redis.stop()
+    said = await checked(tmp_path, settings)
+    assert (said.code, said.words("relay")) == (1, ["fail"])
+    assert "connection refused" in said.text
+
+
+async def test_what_hangs_ends_in_a_sentence(
+    tmp_path: Path, own_redis: RedisServer, own_postgres: PostgresServer
+) -> None:
+    settings = {"CHAT_RELAY_URL": own_redis.url, "CHAT_DATABASE_URL": own_postgres.url}
+    own_redis.freeze()
+    own_postgres.freeze()
+    try:
+        said = await checked(tmp_path, settings)
+    finally:
+        own_redis.thaw()
+        own_postgres.thaw()
+    assert said.code == 1
+    assert said.words("database") == said.words("relay") == ["fail"]
+    assert said.text.count("did not answer in time") + said.text.count("no answer in time") == 2
