@@ -18,13 +18,8 @@ import pytest
 from chat.errors import Unavailable
 from chat.log import database as module
 from chat.log import migrations
-from chat.log.database import (
-    POOL_SIZE,
-    Database,
-    connection_lost,
-    describe,
-    one_is_to_blame,
-)
+from chat.log.database import POOL_SIZE, Database
+from chat.log.faults import connection_lost, one_is_to_blame
 from chat.log.repository import Repository
 from chat.log.users import Users
 from tests.servers import PostgresServer
@@ -770,22 +765,3 @@ async def test_opening_does_not_hang_on_a_frozen_server(
     await database.open()
     await healthy(database)
     await database.close()
-
-
-# --- Words for faults
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (TimeoutError(), "it did not answer in time"),
-        (asyncpg.InvalidPasswordError("for user x"), "it refused the user or password"),
-        (asyncpg.InvalidCatalogNameError("database x"), "it has no database of that name"),
-        (sqlite3.DatabaseError("file is not a database"), "file is not a database"),
-        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
-        (OSError("Multiple exceptions: 10.0.0.1:5432"), "it cannot be reached"),
-        (asyncpg.TooManyConnectionsError("host x"), "TooManyConnectionsError"),
-    ],
-)
-def test_a_fault_is_described_without_names_and_addresses(error: Exception, words: str) -> None:
-    assert describe(error) == words

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
+import pytest
+
 from chat.clock import rfc3339
+from chat.errors import Unavailable
 from chat.live.hub import Hub
 from chat.live.relay import Relay
-from chat.live.tasks import Tasks
+from chat.live.tasks import Tasks, stop
 from chat.log.database import Database
 from chat.log.repository import Repository
-from chat.log.writer import Writer
+from chat.log.writer import CHECK_BYTES, Writer
 from chat.ops.health import TICKER_PATIENCE, readiness
 from tests.relays import LIMIT, Node, until
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import LOOK_INTERVAL, PostgresServer, RedisServer
+from tests.storage import draft
 
 # Seconds within which an answer is due, whatever hangs.
 ANSWER_LIMIT = 2.0
@@ -39,11 +45,15 @@ async def parts(database_url: str, relay_url: str) -> AsyncIterator[tuple[Databa
 
 
 async def ready(
-    database: Database, relay: Relay, tasks: Tasks | None = None, hub: Hub | None = None
+    database: Database,
+    relay: Relay,
+    tasks: Tasks | None = None,
+    hub: Hub | None = None,
+    writer: Writer | None = None,
 ) -> tuple[int, dict[str, Any]]:
     log = Repository(database)
     hub = hub or Hub(log, relay, "node-a")
-    writer = Writer(log, lambda *_: None)
+    writer = writer or Writer(log, lambda *_: None)
     return await readiness(database, writer, relay, tasks or Tasks(), hub)
 
 
@@ -78,6 +88,105 @@ async def test_a_lost_relay_degrades_only(sqlite_url: str, own_redis: RedisServe
         own_redis.start()
         await until(lambda: not relay.lost)
         assert (await ready(database, relay))[1]["status"] == "ok"
+
+
+# --- A database that answers, but takes no messages
+
+
+@asynccontextmanager
+async def failing(database_url: str) -> AsyncIterator[tuple[Database, Relay, Writer, int]]:
+    """A writer whose last commit failed, and the id of the room that it was for."""
+    async with parts(database_url, "memory://") as (database, relay):
+        log = Repository(database)
+        room = await log.make_room("lobby")
+        writer = Writer(log, lambda *_: None)
+        writing = asyncio.create_task(writer.run())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(log, "append", _fails)
+            with pytest.raises(Unavailable):
+                await writer.append(draft(room, "hola"))
+        yield database, relay, writer, room.id
+        await stop([writing])
+
+
+async def _fails(drafts: object) -> None:
+    raise Unavailable
+
+
+async def says(relay: Relay, database: Database, writer: Writer) -> str | None:
+    """The reason for which the database is unavailable; None: it is well."""
+    async with asyncio.timeout(ANSWER_LIMIT):
+        status, report = await ready(database, relay, writer=writer)
+    check = report["checks"]["database"]
+    assert (status, check["status"]) in ((200, "ok"), (503, "unavailable"))
+    reason: str | None = check.get("reason")
+    assert (reason is None) == (status == 200)
+    return reason
+
+
+async def test_once_a_commit_failed_only_a_write_shows_that_all_is_well(database_url: str) -> None:
+    async with failing(database_url) as (database, relay, writer, _):
+        assert writer.failing_since is not None
+        assert await says(relay, database, writer) is None
+        assert writer.failing_since is None
+        assert await database.rows("SELECT count(*) FROM messages") == [(0,)]
+
+
+async def test_a_sqlite_file_that_another_one_locks_is_told_in_time(sqlite_url: str) -> None:
+    async with failing(sqlite_url) as (database, relay, writer, _):
+        other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        reason = await says(relay, database, writer)
+        assert (reason is not None and "takes no messages" in reason) or "in time" in str(reason)
+        other.execute("ROLLBACK")
+        other.close()
+        assert await says(relay, database, writer) is None
+
+
+async def test_a_room_that_somebody_locks_is_told(postgres_url: str) -> None:
+    async with failing(postgres_url) as (database, relay, writer, room):
+        admin = await asyncpg.connect(postgres_url)
+        transaction = admin.transaction()
+        await transaction.start()
+        await admin.execute("SELECT * FROM rooms WHERE id = $1 FOR UPDATE", room)
+        assert await says(relay, database, writer) == "it does not answer in time"
+        await transaction.rollback()
+        await admin.close()
+        assert await says(relay, database, writer) is None
+
+
+async def test_a_check_needs_pages_that_a_full_disk_does_not_have(postgres_url: str) -> None:
+    async with failing(postgres_url) as (database, _, writer, _):
+        size = "SELECT pg_total_relation_size('messages') - pg_indexes_size('messages')"
+        [[before]] = await database.rows(size)
+        await writer.check(LIMIT)
+        [[after]] = await database.rows(size)
+        assert after >= before + CHECK_BYTES
+
+
+async def test_checks_of_two_nodes_do_not_wait_for_each_other(postgres_url: str) -> None:
+    async with failing(postgres_url) as (_, _, one, _), failing(postgres_url) as (_, _, other, _):
+        checks = [one.check(ANSWER_LIMIT) for _ in range(8)]
+        await asyncio.gather(*checks, *(other.check(ANSWER_LIMIT) for _ in range(8)))
+
+
+async def test_a_database_that_only_reads_is_told_before_anybody_sends(postgres_url: str) -> None:
+    async with parts(postgres_url, "memory://") as (database, relay):
+        admin = await asyncpg.connect(postgres_url)
+        name = await admin.fetchval("SELECT current_database()")
+        for state, status in (("on", 503), ("off", 200)):
+            await admin.execute(
+                f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}'
+            )
+            # As a server that became a replica's does.
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            async with asyncio.timeout(LIMIT):
+                while (await ready(database, relay))[0] != status:
+                    await asyncio.sleep(LOOK_INTERVAL)
+        await admin.close()
 
 
 async def test_without_the_database_nothing_can_be_done(own_postgres: PostgresServer) -> None:

@@ -29,7 +29,8 @@ from redis.exceptions import RedisError
 from chat import __version__
 from chat.errors import SettingsError, Unavailable
 from chat.live.redis_session import reason_of
-from chat.log.database import FAULTS, Database, describe
+from chat.log.database import Database
+from chat.log.faults import FAULTS, describe
 from chat.log.migrations import standing
 from chat.log.repository import Repository
 from chat.log.writer import Writer

@@ -8,10 +8,7 @@ fails. Called by the other modules of `chat.log` only.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import sqlite3
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -25,6 +22,7 @@ from databases.core import Connection
 
 from chat.errors import Unavailable
 from chat.log.durable import DurableConnection
+from chat.log.faults import BROKEN, FAULTS, describe
 from chat.log.migrations import upgrade
 
 USE_LIMIT = 5.0  # seconds for one use of a connection, waiting for it included
@@ -32,38 +30,21 @@ CLOSE_LIMIT = 0.5  # seconds; nothing is under way by then that anybody waits fo
 CONNECT_LIMIT = 5.0  # seconds
 POOL_SIZE = 10  # connections per process: the writer, the ticker, and readers
 BUSY_LIMIT = 5.0  # seconds that SQLite waits for another process's write
+# Seconds that PostgreSQL keeps the locks of a transaction whose process says nothing: one that was
+# frozen or cut off in the midst of it would hold up everybody's sends for as long. Well below
+# USE_LIMIT, so that who waits behind it still gets through.
+IDLE_LIMIT = 2.5
 
 Row = tuple[Any, ...]
-
-# What a driver raises when the database, and not our SQL alone, is in trouble.
-FAULTS = (
-    sqlite3.Error,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-    # From SQLite's driver, for a value that does not fit into a column; asyncpg has a DataError.
-    OverflowError,
-    UnicodeError,
-)
-# After one of these nobody knows what the connection is in the middle of.
-BROKEN = (
-    asyncio.CancelledError,
-    asyncpg.InterfaceError,
-    # A statement met the very moment in which the server ended the connection.
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    OSError,
-    TimeoutError,
-)
 
 
 async def _prepare(connection: asyncpg.Connection[Any]) -> None:
     """Prefer indexes: plans are kept as long as a connection, and one that was made for an empty
-    table must not read all of it when it is full."""
-    await connection.execute("SET enable_seqscan = off")
+    table must not read all of it when it is full. And let the server end what we leave open."""
+    await connection.execute(
+        "SET enable_seqscan = off;"
+        f" SET idle_in_transaction_session_timeout = {IDLE_LIMIT * 1000:.0f}"
+    )
 
 
 async def _keep(connection: asyncpg.Connection[Any]) -> None:
@@ -84,6 +65,8 @@ class Database:
             if self.sqlite
             else "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
         )
+        # Answers 0 or `off`, where it takes writes.
+        self.asks_if_read_only = "SELECT 0" if self.sqlite else "SHOW transaction_read_only"
         options: dict[str, Any] = (
             {"factory": DurableConnection, "timeout": BUSY_LIMIT}
             if self.sqlite
@@ -172,6 +155,9 @@ class Database:
                         raise
                     await transaction.commit()
                     return
+                if limit < BUSY_LIMIT:
+                    # A cancelled BEGIN waits on in its thread, and leaving waits for the thread.
+                    await raw.execute(f"PRAGMA busy_timeout = {limit * 1000:.0f}")
                 await raw.execute("BEGIN IMMEDIATE")
                 try:
                     yield raw
@@ -252,49 +238,3 @@ class Database:
                     with suppress(asyncpg.InterfaceError):
                         raw.terminate()
                 raise
-
-
-def connection_lost(error: Unavailable) -> bool:
-    """Tell whether another connection may serve at once: a restart of the database ends them."""
-    lost = (
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-        asyncpg.PostgresConnectionError,
-        asyncpg.AdminShutdownError,
-        ConnectionError,
-    )
-    return isinstance(error.__cause__, lost)
-
-
-def one_is_to_blame(error: Unavailable) -> bool:
-    """Tell whether the fault lies in the values of a statement, not in the database."""
-    cause = error.__cause__
-    return isinstance(
-        cause,
-        asyncpg.DataError
-        | asyncpg.IntegrityConstraintViolationError
-        | sqlite3.DataError
-        | sqlite3.IntegrityError
-        | OverflowError
-        | UnicodeError,
-    )
-
-
-def describe(error: BaseException) -> str:
-    """Say in words what is wrong, without addresses, names or SQL."""
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time"
-    if isinstance(
-        error, asyncpg.InvalidPasswordError | asyncpg.InvalidAuthorizationSpecificationError
-    ):
-        return "it refused the user or password"
-    if isinstance(error, asyncpg.InvalidCatalogNameError):
-        return "it has no database of that name"
-    if isinstance(error, sqlite3.Error):
-        return str(error)
-    if isinstance(error, OSError):
-        # In other errors' `strerror`, asyncio writes addresses.
-        worded = isinstance(error, socket.gaierror | ssl.SSLError)
-        words = error.strerror if worded else error.errno and os.strerror(error.errno)
-        return words or "it cannot be reached"
-    return type(error).__name__

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable
 
 from chat.clock import now
 from chat.errors import ChatError, IdConflict, Unavailable
-from chat.log.database import connection_lost, one_is_to_blame
+from chat.log.faults import connection_lost, one_is_to_blame
 from chat.log.repository import Repository, Stored
 from chat.log.statements import Draft
 from chat.protocol import Entry
@@ -29,13 +30,18 @@ BREATH = 4
 MAX_WAITING = 32_000
 MAX_WAITING_CHARACTERS = 8_000_000  # of their texts: at most 32 MB
 
-# What `check` writes and takes away again, in a room that nobody has: a long message needs a page
-# of its own, so that it finds no room where the disk is full.
-_INSERT = f"""
+# What `check` writes and takes away again, in a room that nobody has. A long message needs pages of
+# its own, so that it finds no place where the disk is full; a random one cannot be made smaller.
+_INSERT = """
 INSERT INTO messages (room_id, seq, message_id, sender_id, sender_name, text, sent_at)
-VALUES (0, 0, 'check', 0, '', '{"x" * 8_000}', 0)
+VALUES (0, {seq}, 'check {seq}', 0, '', '{text}', 0)
 """
-_DELETE = "DELETE FROM messages WHERE room_id = 0"
+_DELETE = "DELETE FROM messages WHERE room_id = 0 AND seq = {seq}"
+# The rooms are locked as an append does it, and not changed.
+_LOCK = "UPDATE rooms SET last_seq = last_seq WHERE id IN ({rooms})"
+SEQ_BITS = 53  # of its seq: two nodes' checks never meet
+CHECK_BYTES = 6_000  # of the text, as 8,000 characters
+CHECK_ROOMS = 100  # of those that the last failure was about, at most
 
 OnCommit = Callable[[int, str, list[Entry]], None]  # room id, epoch, entries in order
 Waiting = tuple[Draft, "asyncio.Future[Stored]"]
@@ -56,6 +62,8 @@ class Writer:
         self._idle.set()
         # Since when nothing can be stored, in ms; None: the last commit went well.
         self.failing_since: int | None = None
+        # Rooms that could not be stored to, for as long.
+        self._failing_rooms: list[int] = []
 
     def append(self, draft: Draft) -> asyncio.Future[Stored]:
         """Queue a draft; the future brings where it is stored, IdConflict or Unavailable.
@@ -78,10 +86,16 @@ class Writer:
         await self._idle.wait()
 
     async def check(self, limit: float) -> None:
-        """Write something, within `limit` seconds; raise Unavailable where that fails."""
+        """Write something where the last commit failed, within `limit` seconds.
+
+        Raises Unavailable where that fails, too.
+        """
+        seq = secrets.randbits(SEQ_BITS)
+        rooms = ", ".join(map(str, self._failing_rooms)) or "0"
         async with self._repository.database.transaction(limit) as raw:
-            await raw.execute(_INSERT)
-            await raw.execute(_DELETE)
+            await raw.execute(_LOCK.format(rooms=rooms))
+            await raw.execute(_INSERT.format(seq=seq, text=secrets.token_urlsafe(CHECK_BYTES)))
+            await raw.execute(_DELETE.format(seq=seq))
         self.failing_since = None
 
     async def run(self) -> None:
@@ -155,6 +169,7 @@ class Writer:
     def _give_up(self, batch: list[Waiting], error: Unavailable) -> None:
         if not one_is_to_blame(error):
             self.failing_since = self.failing_since or now()
+            self._failing_rooms = sorted({draft.room_id for draft, _ in batch})[:CHECK_ROOMS]
         _fail(batch, error)
 
 

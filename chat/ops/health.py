@@ -45,15 +45,19 @@ async def _database(database: Database, writer: Writer, hub: Hub) -> dict[str, A
     try:
         if failing_since is None:
             async with database.connection(DATABASE_PATIENCE) as connection:
-                await connection.fetch_one("SELECT 1")
+                row: Any = await connection.fetch_one(database.asks_if_read_only)
+                if row[0] not in (0, "off"):
+                    raise Unavailable("It is read-only.")
         else:
             # A full disk still answers, and nobody may send until we say that all is well.
             await writer.check(DATABASE_PATIENCE)
     except Unavailable as error:
         if isinstance(error.__cause__, TimeoutError):
             reason = "it does not answer in time"
+        elif error.__cause__ is None:
+            reason = "it is read-only"
         elif hub.database_lost_since is None and failing_since is not None:
-            reason = "it answers, but takes no messages: is its disk full, or is it read-only?"
+            reason = "it answers, but takes no messages: is its disk full, or a table locked?"
         else:
             reason = "it cannot be reached"
         since = rfc3339(hub.database_lost_since or failing_since or now())

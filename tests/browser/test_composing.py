@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import re
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, WebSocketRoute, expect
 
-from tests.browser.room import Enter, Gate, connected, conversation, focused, said, say
-from tests.people import a_name, a_room
+from tests.browser.room import (
+    Enter,
+    Gate,
+    connected,
+    conversation,
+    focused,
+    said,
+    say,
+    scroll_to_top,
+)
+from tests.people import a_name, a_room, site, until
 from tests.servers import ChatServer
 
 pytest_plugins = ["tests.houses"]
@@ -116,6 +125,40 @@ async def test_what_waits_to_be_sent_is_shown_after_a_reload_and_sent_once(
     await maria.reload()
     await expect(said(maria, "two")).to_be_visible()
     assert await conversation(maria) == ["one", "two"]
+
+
+async def test_what_was_stored_long_ago_is_no_more_at_the_end_than_its_place_says(
+    server: ChatServer, enter: Enter
+) -> None:
+    room = a_room()
+    maria = await enter(server, a_name(), room)
+    deaf = False
+
+    async def swallow(socket: WebSocketRoute) -> None:
+        upstream = socket.connect_to_server()
+        upstream.on_message(lambda frame: None if deaf else socket.send(frame))
+
+    await maria.route_web_socket(re.compile("/ws/chat/"), swallow)
+    await maria.reload()
+    await connected(maria)
+    # It is stored, and she does not learn of it before a page full of others has come.
+    deaf = True
+    await say(maria, "one")
+    pedro = await site(server)
+
+    async def is_stored() -> bool:
+        return '"one"' in (await pedro.read(room)).text
+
+    await until(is_stored)
+    async with pedro.enter(room) as member:
+        await member.say_all([f"number {number}" for number in range(60)])
+    deaf = False
+    await maria.reload()
+    await connected(maria)
+    await expect(said(maria, "number 59")).to_be_visible()
+    await expect(said(maria, "one")).to_have_count(0)
+    await scroll_to_top(maria)
+    await expect(said(maria, "one")).to_have_count(1)
 
 
 async def test_with_the_network_off_and_on_all_arrives_once_and_in_order(

@@ -10,7 +10,7 @@ import re
 from playwright.async_api import Locator, Page, expect
 
 from tests.browser.room import Enter, conversation, filled, focused, said, say, scroll_to_top
-from tests.people import a_name, a_room, until
+from tests.people import a_name, a_room, site, until
 from tests.servers import ChatServer
 
 pytest_plugins = ["tests.houses"]
@@ -136,6 +136,32 @@ async def test_the_page_holds_a_bounded_part_of_a_long_conversation_and_all_of_i
     await expect(said(maria, "the last")).to_be_in_viewport(ratio=1)
     there = await conversation(maria)
     assert there == [*texts, "while she reads the first", "the last"][-len(there) :]
+
+
+async def test_reading_down_again_leaves_out_nothing_where_messages_are_long(
+    server: ChatServer, enter: Enter
+) -> None:
+    room = a_room()
+    await filled(server, SHOWN_MOST + 40, room)
+    pedro = await site(server)
+    # Fifty of these are more than one frame holds: an answer that is cut keeps the newest.
+    texts = [f"long {number} " + "\u6c49" * 3_900 for number in range(60)]
+    async with pedro.enter(room) as member:
+        await member.say_all(texts)
+    maria = await enter(server, a_name(), room)
+
+    async def first_is_there() -> bool:
+        await scroll_to_top(maria)
+        return "number 1" in await conversation(maria)
+
+    await until(first_is_there)
+
+    async def newest_is_there() -> bool:
+        await lowest(maria)
+        return texts[-1] in await conversation(maria)
+
+    await until(newest_is_there)
+    assert (await conversation(maria))[-60:] == texts
 
 
 async def test_who_reads_back_is_told_of_new_messages_and_led_to_them(

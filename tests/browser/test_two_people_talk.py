@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.async_api import expect
 
 from tests.browser.conftest import NewPage
@@ -50,15 +51,16 @@ async def test_markup_and_scripts_are_text(server: ChatServer, enter: Enter) -> 
         await expect(page).to_have_title(re.compile(room))
 
 
+@pytest.mark.parametrize("end", ["stopped", "killed"])
 async def test_after_a_restart_of_the_server_all_is_there_once_and_new_messages_flow(
-    chat_server: ChatServerFactory, enter: Enter
+    end: str, chat_server: ChatServerFactory, enter: Enter
 ) -> None:
     server = await chat_server()
     maria, pedro = await enter(server, "maria"), await enter(server, "pedro")
     await say(maria, "before")
     await expect(said(pedro, "before")).to_be_visible()
 
-    await server.stop()
+    await (server.stop() if end == "stopped" else server.kill())
     for page in (maria, pedro):
         await expect(page.get_by_role("status")).to_have_text(
             re.compile(r"^(Reconnecting in \d+ s|Connecting)$")

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -28,7 +32,7 @@ from chat.log.repository import Repository, Room, Stored
 from chat.log.writer import Writer
 from tests.conftest import ChatServerFactory
 from tests.people import NO_LIMITS, Member, ask, guest
-from tests.servers import LOOK_INTERVAL, PostgresServer
+from tests.servers import LOOK_INTERVAL, ROOT, PostgresServer
 from tests.storage import LIMIT, draft, log_of, opened
 
 # Seconds within which a send must work after the database is well again.
@@ -260,6 +264,57 @@ async def test_a_postgresql_whose_disk_is_full_refuses_and_takes_the_same_ids_on
         # The check left nothing behind.
         assert await here.ids() == ["before", "while"]
         assert await here.log.database.rows("SELECT count(*) FROM messages") == [(2,)]
+
+
+# A node that is frozen after its insert and before its commit, once; awake again it goes on.
+FROZEN = """
+import asyncio, os, signal, sys
+from chat.log.statements import PostgreSQL
+from chat.log.writer import Writer
+from chat.log.repository import Repository
+from tests.storage import draft, opened
+
+insert = PostgreSQL.insert
+
+async def freeze(raw, new):
+    await insert(raw, new)
+    PostgreSQL.insert = staticmethod(insert)
+    print("frozen", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+async def main(url):
+    async with opened(url) as database:
+        log = Repository(database)
+        writer = Writer(log, lambda *_: None)
+        writing = asyncio.create_task(writer.run())
+        PostgreSQL.insert = staticmethod(freeze)
+        stored = await writer.append(draft(await log.make_room("lobby"), id="frozen"))
+        print(stored.seq, stored.duplicate, flush=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_node_that_is_frozen_in_the_midst_of_an_append_holds_nobody_up_for_long(
+    postgres_url: str,
+) -> None:
+    async with chatting(postgres_url) as here:
+        await here.say("before")
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        node = subprocess.Popen(
+            [sys.executable, "-c", FROZEN, postgres_url], env=env, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert node.stdout is not None
+            assert await asyncio.to_thread(node.stdout.readline) == "frozen\n"
+            # Not even refused once: the server ends the other one's transaction before.
+            assert (await here.say("while")).seq == 2
+            node.send_signal(signal.SIGCONT)
+            assert await asyncio.to_thread(node.stdout.readline) == "3 False\n"
+        finally:
+            node.kill()
+            node.wait()
+        assert await here.ids() == ["before", "while", "frozen"]
 
 
 async def test_a_read_only_database_refuses_until_it_takes_writes_again(

@@ -30,6 +30,21 @@ test("a new picture takes the place of all that was known", async (t) => {
   assert.deepEqual(await told.next("presence", ({ count }) => count === 1_000), { count: 1_000, users: [ANA, LUIS] });
 });
 
+test("of a crowd a hundred are named, and all are counted", async (t) => {
+  const { join } = await stage(t);
+  const { told, socket } = await join();
+  const crowd = (/** @type {number} */ from) =>
+    Array.from({ length: 80 }, (_, number) => ({ id: from + number, name: `guest ${from + number}` }));
+  socket.say({ type: "presence", room: "lobby", count: 80, users: crowd(100) });
+  await told.next("presence");
+  socket.say({ type: "presence", room: "lobby", count: 160, joined: crowd(200) });
+  const { count, users } = await told.next("presence");
+  assert.deepEqual([count, users.length], [160, 100]);
+  socket.say({ type: "presence", room: "lobby", count: 159, left: [users[0]], joined: [{ id: 300, name: "zoé" }] });
+  const after = await told.next("presence");
+  assert.deepEqual([after.count, after.users.length, after.users.at(-1)?.name], [159, 100, "zoé"]);
+});
+
 test("a new connection starts with nobody", async (t) => {
   const { server, join } = await stage(t);
   const { told, socket } = await join();

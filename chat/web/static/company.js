@@ -6,6 +6,7 @@
  * @import {Picture, Presence, User} from "./chat-types.js"
  */
 const { compare } = new Intl.Collator();
+const NAMED_MOST = 100; // As in the server's pictures; a crowd that came later is in the count alone.
 
 export class Company {
   /** @type {Map<number, User>} */ #here = new Map();
@@ -14,7 +15,9 @@ export class Company {
   take({ count, users, joined = [], left = [] }) {
     if (users) this.#here.clear();
     for (const { id } of left) this.#here.delete(id);
-    for (const user of users ?? joined) this.#here.set(user.id, user);
+    for (const user of users ?? joined) {
+      if (this.#here.size < NAMED_MOST || this.#here.has(user.id)) this.#here.set(user.id, user);
+    }
     return { count, users: [...this.#here.values()].sort((a, b) => compare(a.name, b.name)) };
   }
 

@@ -97,8 +97,8 @@ export function start({ submit, typed }, waiting) {
     press();
   });
   field.addEventListener("keydown", (event) => {
-    // While an input method composes, Enter chooses a word.
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    // While an input method composes, Enter chooses a word; Safari says so by a number only.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     press();
   });

@@ -4,7 +4,7 @@
  * Owns which messages are in the page, and the lines between them; what came is told by test-chat.js, what one
  * message looks like is bubble.js's, what has been read is reading.js's.
  *
- * @import {History, Message, Welcome} from "./chat-types.js"
+ * @import {Ack, History, Message, Welcome} from "./chat-types.js"
  * @typedef {{message: Message, element: HTMLElement}} Entry the element holds the lines above the message, too
  */
 import { gone, me, messageOf, setOff } from "./bubble.js";
@@ -22,7 +22,7 @@ const AHEAD_PX = 400; // What is this near to being in sight is asked for.
 
 const log = part("log", HTMLElement);
 const past = part("past", HTMLElement);
-const confirmed = part("confirmed", HTMLElement);
+let confirmed = part("confirmed", HTMLElement);
 const older = part("older", HTMLButtonElement);
 const later = part("later", HTMLElement);
 const nothing = part("nothing", HTMLElement);
@@ -37,6 +37,8 @@ let quietTo = 0; // Up to here all was said before we came, and is not read out.
 let atHead = true; // Whether the window reaches to the newest; else those that come are left in the log.
 /** What came and is not in the page yet. @type {Message[]} */
 let queue = [];
+/** Blocks of what is not read out, oldest first: `past`, and what was new once. */
+let quiet = [past];
 let unreadFrom = 0; // The seq above which the line "New messages" stands; 0: none.
 let [frame, timer] = [0, 0];
 
@@ -69,6 +71,7 @@ export function welcomed(welcome) {
   silent = welcome.last_seq === 0;
   if (!welcome.resumed) {
     clear();
+    queue = [];
     [head, quietTo, atHead] = [0, welcome.last_seq, true];
     toEnd();
   } else if (welcome.last_seq - head > PAGE) {
@@ -104,8 +107,9 @@ function flush() {
   if (!atEnd() && shown.size + queue.length > SHOWN_MOST) leaveHead();
   const batch = queue.splice(0, BATCH_MOST);
   if (shown.size && batch.length && batch[0].seq !== last + 1) clear();
-  put(batch.filter(({ seq }) => seq <= quietTo), past, "append");
+  put(batch.filter(({ seq }) => seq <= quietTo), quiet[quiet.length - 1], "append");
   put(batch.filter(({ seq }) => seq > quietTo), confirmed, "append");
+  outbox.forgetTo(last);
   trimTop();
   sayMore();
   follow();
@@ -142,12 +146,14 @@ function trimTop() {
   if (shown.size <= SHOWN_MOST) return;
   for (; shown.size > KEPT; first++) remove(first);
   dress(first);
+  tidy();
 }
 
 function trimEnd() {
   if (shown.size <= SHOWN_MOST) return;
   leaveHead();
   for (; shown.size > KEPT; last--) remove(last);
+  tidy();
 }
 
 /** @param {number} seq */
@@ -160,10 +166,11 @@ function remove(seq) {
 }
 
 function clear() {
-  for (const place of [past, confirmed]) {
+  for (const place of [...quiet, confirmed]) {
     takeFocus(place, log);
     place.replaceChildren();
   }
+  tidy();
   shown.clear();
   [first, last] = [Infinity, 0];
 }
@@ -174,9 +181,20 @@ function leaveHead() {
   hush();
 }
 
-/** Makes way for messages that are not to be read out after those that were. */
+/** Makes way for messages that are not to be read out after those that were. Moving these would take long. */
 function hush() {
-  past.append(...confirmed.childNodes);
+  if (!confirmed.hasChildNodes()) return;
+  confirmed.setAttribute("aria-live", "off");
+  quiet.push(confirmed);
+  const fresh = make("div");
+  confirmed.after(fresh);
+  confirmed = fresh;
+}
+
+/** Takes out blocks that are empty by now. */
+function tidy() {
+  for (const block of quiet) if (block !== past && !block.hasChildNodes()) block.remove();
+  quiet = quiet.filter((block) => block.isConnected);
 }
 
 /** Says what is there besides messages: more of them, or none at all. */
@@ -198,7 +216,8 @@ async function load(where) {
   if (asking) return void (hurried ||= where === "newest");
   asking = true;
   const before = { older: first, later: last + 1 + PAGE, newest: head + 1 }[where];
-  const page = await others.history(before, PAGE).catch(() => null);
+  const page = await others.history(before, PAGE)
+    .then((answer) => (where === "later" ? whole(answer) : answer)).catch(() => null);
   asking = false;
   if (page) {
     if (where === "older") putOlder(page);
@@ -209,6 +228,19 @@ async function load(where) {
   failed = !page;
   if (hurried) load("newest");
   hurried = false;
+}
+
+/** A long answer keeps its newest: asks for what it left out after the window. @param {History} page */
+async function whole(page) {
+  let { messages, more } = page;
+  while (more && messages.length && messages[0].seq > last + 1) {
+    const before = messages[0].seq;
+    const rest = await others.history(before, Math.min(PAGE, before - last - 1));
+    if (!rest.messages.length) break;
+    messages = [...rest.messages, ...messages];
+    more = rest.more;
+  }
+  return { ...page, messages };
 }
 
 /** @param {History} page */
@@ -228,7 +260,7 @@ function putOlder({ messages, more }) {
 function putLater(messages, where) {
   if (where === "newest") clear();
   const more = messages.filter(({ seq }) => seq > last);
-  put(more, past, "append");
+  put(more, quiet[quiet.length - 1], "append");
   if (shown.size > SHOWN_MOST) steady(trimTop);
   // Nothing more: what lay there was trimmed from the log, and the next to come closes the gap.
   atHead = last >= head || !more.length;
@@ -285,6 +317,13 @@ export function lastOwn(seq) {
     const entry = shown.get(at);
     if (entry?.message.sender.id === me.id) return entry.element;
   }
+}
+
+/** One of our own is stored, perhaps long ago. @param {Ack} ack */
+export function stored({ id, seq }) {
+  outbox.stored(id, seq);
+  outbox.forgetTo(last);
+  sayMore();
 }
 
 /** Shows one of our own that is on its way. @param {string} id  @param {string} text */

@@ -10,7 +10,10 @@ import { say } from "./texts.js";
 const place = part("outbox", HTMLElement);
 const field = part("message", HTMLTextAreaElement);
 
-/** In the order of sending, by id. @type {Map<string, {text: string, failed: boolean, element: HTMLElement}>} */
+/**
+ * In the order of sending, by id. `seq`: where it is in the log; Infinity: not known to be there.
+ * @type {Map<string, {text: string, failed: boolean, seq: number, element: HTMLElement}>}
+ */
 const drafts = new Map();
 let ended = false;
 
@@ -20,13 +23,21 @@ export const count = () => drafts.size;
 export function add(id, text) {
   if (drafts.has(id)) return;
   const element = draftOf(text, make("span", "fate", say("Sending…")));
-  drafts.set(id, { text, failed: false, element });
+  drafts.set(id, { text, failed: false, seq: Infinity, element });
   place.append(element);
 }
 
-/** It is stored, and comes with the others in a moment. @param {string} id */
-export function stored(id) {
-  drafts.get(id)?.element.querySelector(".fate")?.replaceChildren(say("Sent"));
+/** It is stored, and comes with the others in a moment. @param {string} id  @param {number} seq */
+export function stored(id, seq) {
+  const draft = drafts.get(id);
+  if (!draft) return;
+  draft.seq = seq;
+  draft.element.querySelector(".fate")?.replaceChildren(say("Sent"));
+}
+
+/** Messages up to here do not come any more: they are in the page, or in what lies above it. @param {number} last */
+export function forgetTo(last) {
+  for (const [id, { seq }] of drafts) if (seq <= last) forget(id);
 }
 
 /**

@@ -45,9 +45,9 @@ const client = new ChatClient(`${root}/ws/chat/${encodeURIComponent(room)}/`, {
     conversation.show(messages);
     reading.arrived(messages);
   },
-  onAck({ id }) {
-    outbox.stored(id);
-    if (id === delayed) complain("");
+  onAck(ack) {
+    conversation.stored(ack);
+    if (ack.id === delayed) complain("");
   },
   onError(failure) {
     if (failure.retrying) {
