@@ -42,8 +42,11 @@ def ack_before_commit() -> None:
     insert = _of(PostgreSQL, "insert")
 
     async def remembering(self: Writer, batch: list[writer.Waiting]) -> None:
+        # What was acked needs no second try.
+        batch = [one for one in batch if not one[1].done()]
         waiting.update({draft.key: future for draft, future in batch})
-        await commit(self, batch)
+        if batch:
+            await commit(self, batch)
 
     async def acking(raw: Any, new: list[tuple[Draft, int, int]]) -> None:
         for draft, seq, at in new:
