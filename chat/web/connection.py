@@ -88,8 +88,9 @@ class Connection:
         self._expiry: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._signs = Signs(services, self)
-        # Key of this connection's own window of frames.
-        self._key = str(next(_numbers))
+        # Its name in log lines, and the key of its own window of frames.
+        self.number = next(_numbers)
+        self._key = str(self.number)
 
     @property
     def person(self) -> Person:

@@ -27,6 +27,7 @@ from chat.errors import (
 from chat.live.cursor import Cursor
 from chat.live.room import Room
 from chat.live.tasks import stop
+from chat.ops.logging import about
 from chat.protocol import MAX_INTEGER, CloseCode
 from chat.web.connection import Connection
 from chat.web.delivery import SEND_LIMIT, closing_frame
@@ -163,6 +164,7 @@ class RoomSocket(WebSocketEndpoint):
         if self.services.draining or not self.services.hub.enter(room, connection):
             raise Refused(CloseCode.RESTART, "restart")
         self.services.marks.seen(room.id, identity.user.id)
+        about(connection_id=connection.number)
         return connection
 
     def _away(self, error: Unavailable) -> Refused:
