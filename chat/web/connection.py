@@ -30,6 +30,7 @@ from chat.errors import (
 from chat.incoming import History, Read, Renew, Send, Typing, faulty_id, parse
 from chat.live.cursor import Cursor
 from chat.log.repository import Stored
+from chat.ops import metrics
 from chat.protocol import (
     Ack,
     CloseCode,
@@ -239,6 +240,7 @@ class Connection:
             raise Refused(CloseCode.POLICY, "too many bad frames")
 
     def _reply_error(self, error: WireError, message_id: str | None) -> None:
+        metrics.ERRORS.add(error.code)
         frame = Error(
             error.code,
             error.detail,

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from chat.ops import metrics
 from chat.ops.logging import begin
 from chat.settings import Settings
 
@@ -70,6 +71,7 @@ class Guard:
             scope["chat.send"] = send
             await self._app(scope, receive, answer)
         elif scope["type"] == "websocket":
+            metrics.REFUSED.add(reason)
             await WebSocket(scope, receive, answer).send_denial_response(refusal)
         else:
             await refusal(scope, receive, answer)
