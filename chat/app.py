@@ -22,16 +22,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from chat.errors import SettingsError, WireError
+from chat.errors import SettingsError, Unauthenticated, WireError
 from chat.live.hub import Hub
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks
+from chat.live.tending import tend
 from chat.log.database import Database
 from chat.log.marks import Marks
 from chat.log.members import Members
 from chat.log.repository import Repository
 from chat.log.users import Users
 from chat.log.writer import Writer
+from chat.ops import metrics
 from chat.ops.health import readiness
 from chat.settings import Settings
 from chat.web import api, pages, problems
@@ -75,6 +77,7 @@ def create_app(settings: Settings) -> Starlette:
             ),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
+            Route("/metrics", _metrics),
             WebSocketRoute("/ws/chat/{room:whole}", RoomSocket),
         ],
         middleware=[
@@ -124,7 +127,7 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     await relay.open()
     tasks.start("writer", writer.run)
     tasks.start("ticker", hub.tick)
-    tasks.start("tending", hub.tend)
+    tasks.start("tending", lambda: tend(hub.members))
     tasks.start("presence", hub.presence.run)
     tasks.start("marks", marks.run)
     try:
@@ -151,4 +154,13 @@ async def _readyz(request: Request) -> Response:
         status,
         {"Cache-Control": "no-store"},
         media_type="application/json",
+    )
+
+
+async def _metrics(request: Request) -> Response:
+    chat: Services = request.app.state.services
+    if chat.settings.api_key is not None and not chat.identities.is_backend(request):
+        raise Unauthenticated("This needs `Authorization: Bearer` with the value of CHAT_API_KEY.")
+    return Response(
+        metrics.page(), headers={"Cache-Control": "no-store"}, media_type=metrics.CONTENT_TYPE
     )

@@ -203,8 +203,9 @@ class Guest:
         self.asides.append(json.loads(text))
         return True
 
-    def tend(self, moment: float) -> None:
+    def tend(self, moment: float) -> int | None:
         self.tended.append(moment)
+        return None
 
     async def leave(self) -> None:
         """Go, and raise what the writing task failed of, if it did."""

@@ -225,6 +225,21 @@ async def test_a_frame_that_takes_too_long_ends_the_writing() -> None:
         assert here.writing.cancelled()
 
 
+async def test_a_member_is_slow_whose_frame_was_not_taken_for_a_second() -> None:
+    async with delivering(last=5, since=2) as here:
+        here.wire.open.clear()
+        here.delivery.answer("not taken yet")
+        await asyncio.sleep(0)
+        now = asyncio.get_running_loop().time()
+        assert here.delivery.tend(now + module.SLOW / 2) is None
+        # It is in the middle of an answer, and three messages wait.
+        assert here.delivery.tend(now + module.SLOW + 1) == 3
+        here.wire.open.set()
+        assert await here.wire.text() == "not taken yet"
+        await here.wire.text()
+        assert here.delivery.tend(now + module.SLOW + 1) is None
+
+
 async def test_a_member_that_waits_for_messages_is_never_overdue() -> None:
     async with delivering() as here:
         await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from tests.people import (
     a_room,
     acted_for,
     ask,
+    dial,
     entering,
     exchange,
     form,
@@ -454,6 +456,64 @@ async def test_of_several_forwarded_schemes_the_nearest_proxy_s_counts() -> None
     assert await scheme("http", "https", kind="websocket") == "wss"
 
 
+# --- The id of a request
+
+MADE = re.compile(r"[0-9a-f]{16}")
+
+
+async def test_each_request_and_handshake_has_an_id_of_its_own(server: ChatServer) -> None:
+    person = await site(server)
+    mine = {**person.headers, "X-Request-ID": "of-a-stranger"}
+    answers = [
+        await ask(server, "GET", "/healthz", mine),
+        await ask(server, "GET", "/nowhere", mine),
+        await ask(server, "GET", "/static/chat.css", mine),
+        await ask(server, "GET", "/api/session", {"X-Request-ID": "of-a-stranger"}),
+        await login(server, {"Host": "evil.example"}, a_name()),
+        await shake(server, a_room(), {"Origin": "https://evil.example"}),
+    ]
+    ids = [answer.headers["X-Request-ID"] for answer in answers]
+    async with dial(server, f"/ws/chat/{a_room()}/", mine) as socket:
+        assert socket.response is not None
+        ids.append(socket.response.headers["X-Request-ID"])
+    assert all(MADE.fullmatch(one) for one in ids), ids
+    assert len(set(ids)) == len(ids)
+
+
+async def test_the_id_of_a_trusted_proxy_is_taken_where_it_is_well_formed(
+    proxied: ChatServer,
+) -> None:
+    for source, given, taken in (
+        ("127.0.0.9", ["8f14e45f-ceea-467f"], True),
+        ("127.0.0.9", ["Root=1-67891233"], False),
+        ("127.0.0.9", ["x" * 64], True),
+        ("127.0.0.9", ["x" * 65], False),
+        ("127.0.0.9", ["a b"], False),
+        ("127.0.0.9", [""], False),
+        ("127.0.0.9", ["one", "two"], False),
+        ("127.0.0.8", ["8f14e45f-ceea-467f"], False),
+    ):
+        headers = [("X-Request-ID", one) for one in given]
+        answer = await ask(proxied, "GET", "/healthz", headers, source=source)
+        told = answer.headers["X-Request-ID"]
+        assert (told == given[0]) is taken, given
+        assert taken or MADE.fullmatch(told)
+
+
+async def test_the_lines_that_a_request_causes_have_its_id(proxied: ChatServer) -> None:
+    given, person, room = a_name(), await site(proxied), a_room()
+    headers = {**person.headers, "X-Request-ID": given}
+    async with dial(proxied, f"/ws/chat/{room}/", headers, source="127.0.0.9") as socket:
+        await socket.recv()
+        await socket.close(1001)
+    await proxied.wait_for_log(f"User {person.name} disconnected from room {room} (1001)")
+    lines = [line for line in proxied.log.splitlines() if line.endswith(f" [{given}]")]
+    access = [line for line in lines if " hypercorn.access: " in line]
+    assert len(access) == 1 and f"/ws/chat/{room}/" in access[0]
+    mine = [line for line in lines if f"User {person.name} " in line]
+    assert len(mine) == 3 and len(lines) == 4
+
+
 # --- What is written about it
 
 
@@ -524,3 +584,32 @@ async def test_json_logs_are_one_object_a_line(tmp_path_factory: pytest.TempPath
     assert all({"time", "level", "process", "module", "message"} <= one.keys() for one in entries)
     (entry,) = [one for one in entries if "refused" in one["message"]]
     assert entry["level"] == "WARNING"
+    assert MADE.fullmatch(entry["request_id"])
+
+
+async def test_json_lines_say_whose_connection_it_is_and_where(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    settings = {**NO_LIMITS, "CHAT_LOG_FORMAT": "json"}
+    async with running(tmp_path_factory.mktemp("json"), **settings) as server:
+        person, room = await site(server), a_room()
+        async with person.enter(room):
+            pass
+        assert (await person.read(room)).status == 200
+        await server.wait_for_log("disconnected")
+        entries = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    # Hypercorn's line among them: when the socket is accepted, nobody knows yet who it is.
+    upgrade, connecting, connected, over = [
+        one
+        for one in entries
+        if f"/ws/chat/{room}/" in one["message"] or f"room {room}" in one["message"]
+    ]
+    assert upgrade["module"] == "hypercorn.access"
+    assert len({one["request_id"] for one in (upgrade, connecting, connected, over)}) == 1
+    assert (connecting["user"], connecting["room"]) == (person.name, room)
+    assert "connection_id" not in connecting
+    for one in (connected, over):
+        assert (one["user"], one["room"], one["connection_id"]) == (person.name, room, 1)
+    (reading,) = [one for one in entries if f"/api/rooms/{room}/messages" in one["message"]]
+    assert (reading["user"], reading["room"]) == (person.name, room)
+    assert "connection_id" not in reading

@@ -782,17 +782,6 @@ async def test_the_hub_knows_when_all_are_gone(database_url: str) -> None:
         assert here.hub.deserted.is_set()
 
 
-async def test_members_are_tended_that_cannot_be_sent_to(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub, "TEND", OFTEN)
-    async with node(database_url, Bells()) as here:
-        here.tasks.start("tender", here.hub.tend)
-        guests = [await here.join(), await here.join("elsewhere")]
-        await until(lambda: all(len(guest.tended) > 1 for guest in guests))
-        assert guests[0].tended[0] < guests[0].tended[1]
-
-
 # --- Signing out
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +49,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # The server is given the app factory, and knows nothing of the app.
     "chat.ops": ("chat.ops", *COMMON),
     "chat.ops.metrics": (),
-    "chat.ops.logging": (),
+    "chat.ops.logging": ("chat.ops.repeats",),
+    "chat.ops.repeats": (),
     "chat.ops.health": ("chat.live", "chat.log", *COMMON),
     # They work beside a server: on the log, or as a client.
     "chat.commands": (
@@ -197,12 +199,16 @@ def test_the_distribution_names_all_that_it_imports() -> None:
     config.read(ROOT / "setup.cfg")
     fast = config["options.extras_require"]["fast"]
     lines = (config["options"]["install_requires"] + fast).splitlines()
-    declared = {Requirement(line).name.lower() for line in lines if line and line[0] != "#"}
+    declared = {
+        canonicalize_name(Requirement(line).name) for line in lines if line and line[0] != "#"
+    }
     sources = [path.read_text(encoding="utf-8") for path in module_files(ROOT).values()]
     used = {name.partition(".")[0] for source in sources for name in imports(ast.parse(source))}
     providers = packages_distributions()
     for name in used - sys.stdlib_module_names - {"chat"}:
-        assert {one.lower() for one in providers[name]} & declared, f"{name} is not in setup.cfg"
+        assert {canonicalize_name(one) for one in providers[name]} & declared, (
+            f"{name} is not in setup.cfg"
+        )
 
 
 ALLOWED = {

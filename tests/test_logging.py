@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import json
 import logging
 import os
@@ -13,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat.ops.logging import QUIET, JsonLines, TextFormatter, one_line, set_up
+from chat.ops.logging import QUIET, JsonLines, TextFormatter, about, begin, one_line, set_up
+from chat.ops.repeats import ALLOWED
 
 AT = 1_795_514_400.123
 AT_WRITTEN = "2026-11-24T10:00:00.123Z"
@@ -149,6 +152,63 @@ def test_json_lines_are_chosen_by_the_setting(
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["message"] == "hola"
     assert json.loads(line)["level"] == "ERROR"
+
+
+async def test_the_lines_of_a_request_have_its_id_and_what_is_known_of_it(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def request(number: int) -> None:
+        begin(f"id-{number}")
+        logging.getLogger("chat").info("first")
+        about(user=f"user {number}", room="lobby")
+        # A task of the request's own knows what is found out later, too.
+        later = asyncio.create_task(one_more())
+        about(connection_id=number)
+        await later
+
+    async def one_more() -> None:
+        logging.getLogger("chat").info("second")
+
+    set_up("json", "INFO")
+    logging.getLogger("chat").info("of none")
+    await asyncio.gather(*(asyncio.create_task(request(number)) for number in (1, 2)))
+    none, *lines = map(json.loads, capsys.readouterr().err.splitlines())
+    assert not {"request_id", "user", "room", "connection_id", "trace"} & set(none)
+    for number in (1, 2):
+        first, second = [one for one in lines if one["request_id"] == f"id-{number}"]
+        assert not {"user", "room", "connection_id", "trace"} & set(first)
+        known = {"user": f"user {number}", "room": "lobby", "connection_id": number}
+        assert known.items() <= second.items()
+
+
+def test_a_text_line_has_the_id_of_its_request_at_the_end(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def request() -> None:
+        about(user="nobody asked")
+        begin("3f2a9c1b")
+        about(user="maria")
+        logging.getLogger("chat").info("User maria connected")
+
+    set_up("text", "INFO")
+    contextvars.copy_context().run(request)
+    logging.getLogger("chat").info("of none")
+    with_id, without = capsys.readouterr().err.splitlines()
+    assert with_id.endswith(" chat: User maria connected [3f2a9c1b]")
+    assert without.endswith(" chat: of none")
+
+
+def test_repeats_are_left_out_and_told_of_at_the_end(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up("text", "INFO")
+    for _ in range(1_000):
+        logging.getLogger("chat").error("Error saving message: %s", "TimeoutError")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == ALLOWED
+    root.handlers[0].close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(" chat: Left out 990 more of: Error saving message: TimeoutError")
 
 
 def test_libraries_that_talk_too_much_are_kept_quiet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +23,8 @@ class Flights(Generic[K, V]):
         """
         task = self.under_way.get(key)
         if task is None:
-            task = asyncio.create_task(call(), name=f"flight {key}")
+            # In no context: it is everybody's, and so are the lines of what it starts.
+            task = asyncio.create_task(call(), name=f"flight {key}", context=contextvars.Context())
             self.under_way[key] = task
             task.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(task)

@@ -26,12 +26,12 @@ from chat.live.room import TAIL_LOAD, Member, Room
 from chat.live.tasks import stop
 from chat.log import epochs, repository
 from chat.log.repository import Repository
+from chat.ops import metrics
 from chat.protocol import CloseCode, Entry
 
 logger = logging.getLogger(__name__)
 
 TICK = 0.5  # seconds between two looks at the heads
-TEND = 5.0  # seconds between two looks at members that cannot be sent to
 CLOCK_SKEW = 600_000  # ms that the database's clock may be behind ours, at the first look
 BELL_PATIENCE = 0.25  # seconds that a bell may be later than the head it announces
 CONFIRM_LIMIT = 0.25  # seconds that joining waits for the relay's confirmation
@@ -90,6 +90,7 @@ class Hub:
             return False
         room.members.add(member)
         self.members.add(member)
+        metrics.CONNECTIONS.set(len(self.members))
         self.deserted.clear()
         self._companies.enter(room, member)
         return True
@@ -99,6 +100,7 @@ class Hub:
             return
         room.members.remove(member)
         self.members.remove(member)
+        metrics.CONNECTIONS.set(len(self.members))
         self._companies.leave(room, member)
         if not self.members:
             self.deserted.set()
@@ -158,6 +160,7 @@ class Hub:
             await stop([task])
             raise
         self._rooms[room.id] = self._names[room.name] = room
+        metrics.ROOMS_OPEN.set(len(self._rooms))
         self._companies.open(room)
         self._listening[room.id] = task
         task.add_done_callback(lambda done: self._deaf(room, done))
@@ -208,6 +211,7 @@ class Hub:
     def _drop(self, room: Room, code: CloseCode, reason: str) -> None:
         self._rooms.pop(room.id, None)
         self._names.pop(room.name, None)
+        metrics.ROOMS_OPEN.set(len(self._rooms))
         self._companies.close(room)
         for member in room.members:
             member.end(code, reason)
@@ -226,10 +230,12 @@ class Hub:
             try:
                 await self._look()
             except Unavailable as error:
+                metrics.DATABASE_UP.set(0)
                 if self.database_lost_since is None:
                     self.database_lost_since = now()
                     logger.error("Database lost: %s", type(error.__cause__).__name__)
             else:
+                metrics.DATABASE_UP.set(1)
                 if self.database_lost_since is not None:
                     away = (now() - self.database_lost_since) / 1000
                     logger.info("Database restored after %.1f s", away)
@@ -239,14 +245,6 @@ class Hub:
     def hangs(self, moment: float) -> bool:
         """Tell whether the ticker began, but has not looked since this loop time."""
         return 0 < self.ticked_at < moment
-
-    async def tend(self) -> None:
-        """Look for members that cannot be sent to, for ever."""
-        while True:
-            await asyncio.sleep(TEND)
-            moment = asyncio.get_running_loop().time()
-            for member in list(self.members):
-                member.tend(moment)
 
     async def _look(self) -> None:
         # The heads as they were before the question: an answer may be older than what is here now.
@@ -280,7 +278,9 @@ class Hub:
     def _mend_late(self, ahead: list[tuple[Room, int]]) -> None:
         for room, head in ahead:
             if room.tail.last < head:
-                self.missed += not self._relay.lost
+                if not self._relay.lost:
+                    self.missed += 1
+                    metrics.MISSED.add()
                 room.mend()
 
     def _close_empty(self) -> None:

@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 from chat.live.outbox import Outbox, pack_publish
 from chat.live.redis_session import CONNECT_SECONDS, RedisSession, Silence, reason_of
 from chat.live.tasks import stop
+from chat.ops import metrics
 
 # Seconds between attempts: at random up to a ceiling that doubles. The longest pause and one
 # attempt end within 5 s of Redis' return.
@@ -113,6 +114,7 @@ class SupervisedRedis(RedisBackend):
     def _supervisor_ended(self) -> None:
         if not self._closing:
             logger.error("The relay's supervisor was ended by somebody else and starts again")
+            metrics.RESTARTED.add("relay")
             self._lose("its supervisor ended")
             self._begin()
 
@@ -234,6 +236,8 @@ class SupervisedRedis(RedisBackend):
     def _restore(self, round_trip: float) -> None:
         """Our heartbeat came back: both directions are proven."""
         self.round_trip = round_trip
+        metrics.RELAY_UP.set(1)
+        metrics.ROUND_TRIP.set(round_trip)
         if self._session is not None:
             self._session.revive()
         if not self.lost:
@@ -257,6 +261,8 @@ class SupervisedRedis(RedisBackend):
 
     def _shut(self, reason: str) -> None:
         self.lost, self.reason, self.round_trip = True, reason, None
+        metrics.RELAY_UP.set(0)
+        metrics.ROUND_TRIP.set(0)
         self._session = None
         self.outbox.shut()
         for channel in list(self._waiters):

@@ -21,6 +21,7 @@ from broadcaster._base import Subscriber, Unsubscribed
 from chat.live.outbox import OUTBOX_COMMANDS
 from chat.live.redis_backend import SupervisedRedis
 from chat.live.tasks import stop
+from chat.ops import metrics
 
 # What may wait for one listener, and in characters for all of them. A listener is never slow, so
 # this is only reached by one that hangs; what comes above it is dropped and reported as a gap.
@@ -192,6 +193,7 @@ class Doorbell(Broadcast):
         if self._closing:
             return
         logger.error("The relay's listener was ended by somebody else and starts again")
+        metrics.RESTARTED.add("relay")
         self._listener_task = asyncio.create_task(self._listener(), name="relay listener")
         self._listener_task.add_done_callback(lambda _: self._listener_ended())
         for channel in list(self._subscribers):
@@ -219,6 +221,7 @@ class Doorbell(Broadcast):
                 await self._spread()
             except Exception:  # Broadcaster's own would now be deaf for ever, and silent
                 logger.exception("The relay's listener failed and starts again")
+                metrics.RESTARTED.add("relay")
                 for channel in list(self._subscribers):
                     self._on_gap(channel)
                 await asyncio.sleep(RESTART_SECONDS)
@@ -261,6 +264,7 @@ class Memory(MemoryBackend):
         """Make the one queue."""
         await super().connect()
         self._connected = True
+        metrics.RELAY_UP.set(1)
 
     async def disconnect(self) -> None:
         """Take no more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from chat.live.flights import Flights
 from chat.live.tail import Offer, Tail
 from chat.live.tasks import stop
 from chat.log import repository
+from chat.ops import metrics
 from chat.protocol import (
     PAGE_MAX,
     CloseCode,
@@ -35,6 +37,7 @@ GAP_PATIENCE = 0.03
 RETRY_PAUSE = 0.5
 # Frames kept to be shared: the crowd at the head, and a few that are catching up.
 MAX_FRAMES = 4
+RINGS = 64  # bells whose time is kept
 TAIL_LOAD = PAGE_MAX  # messages read when a room opens: more than newcomers are sent
 
 
@@ -64,8 +67,11 @@ class Member(Protocol):
     def pause(self) -> None:
         """Read no more from this member: the process is about to end."""
 
-    def tend(self, moment: float) -> None:
-        """It is this loop time: give up on what takes too long."""
+    def tend(self, moment: float) -> int | None:
+        """It is this loop time: give up on what takes too long.
+
+        Returns how many messages behind it is, if it is slow.
+        """
 
 
 class Room:
@@ -89,6 +95,8 @@ class Room:
         self._log = log
         # Frames by the seq they start after: members at the same place share one.
         self._frames: dict[int, tuple[SharedText, int]] = {}
+        # The newest bells: the first seq that each brought, and when (loop time).
+        self._rings: deque[tuple[int, float]] = deque(maxlen=RINGS)
         self._mending: asyncio.Task[None] | None = None
         # Set where the log may hold more than the tail.
         self._doubt = False
@@ -104,11 +112,13 @@ class Room:
         if epoch != self.epoch:
             # Another log under the same name: a database put back, or a second deployment.
             self.strangers += 1
+            metrics.STRANGERS.add()
             return
         self.contradicted = self.contradicted or self.tail.contradicts(entries)
+        known = self.tail.last
         match self.tail.offer(entries):
             case Offer.APPENDED:
-                self._ring()
+                self._ring(known + 1)
             case Offer.GAP:
                 self.mend(entries[-1].seq)
             case Offer.DUPLICATE:
@@ -144,13 +154,24 @@ class Room:
         Raises Reset where the room is closed meanwhile, Unavailable.
         """
         try:
-            return await self._pages.join(seq, lambda: self._log.read(self.id, seq, PAGE_MAX))
+            return await self._pages.join(seq, lambda: self._read(seq))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 # It was the query that was cancelled, not who waits for it.
                 raise Reset("The room was closed.") from None
             raise
+
+    async def _read(self, seq: int) -> list[Entry]:
+        metrics.CATCH_UP.add()
+        return await self._log.read(self.id, seq, PAGE_MAX)
+
+    def rung_at(self, seq: int) -> float | None:
+        """Return when this message came here (loop time), None where it is too long ago."""
+        for first, moment in reversed(self._rings):
+            if first <= seq:
+                return moment
+        return None
 
     async def reach(self, seq: int) -> None:
         """Bring the tail up to `seq`, if the log has it; raise Unavailable.
@@ -180,7 +201,9 @@ class Room:
         self._closed = True
         await stop([*self._pages.under_way.values(), *([self._mending] if self._mending else [])])
 
-    def _ring(self) -> None:
+    def _ring(self, first: int) -> None:
+        """Wake the members for what is new from this seq on."""
+        self._rings.append((first, asyncio.get_running_loop().time()))
         self._frames.clear()
         for member in self.members:
             member.wake()
@@ -208,6 +231,6 @@ class Room:
             # Trimmed, all that lay between: members who miss it start afresh (`Reset`).
             self.first_seq = page[0].seq
             self.tail = Tail(page[-1].seq, page)
-            self._ring()
+            self._ring(page[0].seq)
         else:
             self.offer(self.epoch, page)

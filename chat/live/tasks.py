@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from chat.ops import metrics
+
 logger = logging.getLogger(__name__)
 
 RESTART_PAUSE = 0.5  # seconds; a task that dies at once must not spin
@@ -41,7 +43,7 @@ class Tasks:
         if not self._closing:
             # Only a cancel gets this far, and only we may send one.
             logger.error("Task %s was cancelled by somebody else; it is started again", name)
-            self.failed.add(name)
+            self._died(name)
             self._tasks = [task for task in self._tasks if not task.done()]
             self.start(name, run)
 
@@ -62,8 +64,12 @@ class Tasks:
                 logger.exception("Task %s failed; it is started again", name)
             finally:
                 proven.cancel()
-            self.failed.add(name)
+            self._died(name)
             await asyncio.sleep(RESTART_PAUSE)
+
+    def _died(self, name: str) -> None:
+        self.failed.add(name)
+        metrics.RESTARTED.add(name)
 
 
 async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:

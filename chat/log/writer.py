@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from chat.errors import ChatError, IdConflict, Unavailable
 from chat.log.faults import connection_lost, one_is_to_blame
 from chat.log.repository import Repository, Stored
 from chat.log.statements import Draft
+from chat.ops import metrics
 from chat.protocol import Entry
 
 logger = logging.getLogger(__name__)
@@ -136,7 +138,10 @@ class Writer:
         return batch
 
     async def _commit(self, batch: list[Waiting]) -> None:
+        began = time.perf_counter()
         results = await self._repository.append([draft for draft, _ in batch])
+        metrics.COMMIT.observe(time.perf_counter() - began)
+        metrics.BATCH.observe(len(batch))
         self.failing_since = None
         committed: dict[int, tuple[str, list[Entry]]] = {}
         for (draft, future), result in zip(batch, results, strict=True):
@@ -149,6 +154,7 @@ class Writer:
                 entries = committed.setdefault(draft.room_id, (result.epoch, []))[1]
                 entries.append(result.entry)
         for room_id, (epoch, entries) in committed.items():
+            metrics.ACCEPTED.add(len(entries))
             self._on_commit(room_id, epoch, entries)
 
     async def _after(self, batch: list[Waiting], error: Unavailable) -> None:

@@ -1,7 +1,9 @@
 """How log lines look: time, level, process, module, message; as text or as JSON.
 
-What strangers send is in some messages (names, origins); it can never begin a new line, nor move
-the cursor of a terminal. Imports nothing of ours; set up by `__main__.py`.
+A request or handshake has an id, which is in all lines that it causes (`begin`); as JSON they also
+have the user, the room and the connection, once it is known (`about`). What strangers send is in
+some messages (names, origins); it can never begin a new line, nor move the cursor of a terminal.
+Equal warnings are written a few times only (`repeats.py`). Set up by `__main__.py`.
 """
 
 from __future__ import annotations
@@ -9,10 +11,13 @@ from __future__ import annotations
 import logging
 import sys
 import unicodedata
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
+
+from chat.ops.repeats import Repeats
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +26,27 @@ QUIET = ("databases", "alembic", "aiosqlite", "asyncio", "websockets")
 # Unicode categories that are escaped: controls, formats (which turn text around), separators.
 UNSAFE = ("Cc", "Cf", "Zl", "Zp", "Cs")
 
+# What the lines of a request are about: shared by all tasks that it starts.
+_trace: ContextVar[dict[str, str | int] | None] = ContextVar("trace", default=None)
+
+
+def begin(request_id: str) -> None:
+    """Put this id into all lines of this task, and of the tasks that it starts."""
+    _trace.set({"request_id": request_id})
+
+
+def about(**fields: str | int) -> None:
+    """Say more of what the lines of this request are about: JSON lines have it from now on."""
+    trace = _trace.get()
+    if trace is not None:
+        trace.update(fields)
+
 
 class TextFormatter(logging.Formatter):
-    """2026-11-24T10:00:00.123Z INFO 4711 chat.web.sockets: User maria connected to room lobby"""
+    """2026-11-24T10:00:00.123Z INFO 4711 chat.web.sockets: User maria connected to room lobby
+
+    At the end stands the request's id in brackets, where there is one.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
@@ -33,7 +56,9 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = one_line(record.message)
-        return super().formatMessage(record)
+        line = super().formatMessage(record)
+        trace = getattr(record, "trace", None)
+        return f"{line} [{trace['request_id']}]" if trace else line
 
 
 class JsonLines(JsonFormatter):
@@ -50,11 +75,30 @@ class JsonLines(JsonFormatter):
     ) -> None:
         log_data["time"] = timestamp(record)
         super().add_fields(log_data, record, message_dict)
+        # Set by `Lines`; of a record it is an attribute like others.
+        log_data.update(log_data.pop("trace", None) or {})
+
+
+class Lines(logging.StreamHandler[TextIO]):
+    """Standard error, with the trace added and repeats left out."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.repeats = Repeats(self.emit)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        record.trace = _trace.get()
+        return self.repeats.allow(record) and super().handle(record)
+
+    def close(self) -> None:
+        """Say what was left out, and write no more."""
+        self.repeats.tell()
+        super().close()
 
 
 def set_up(format: str, level: str) -> None:
     """Send all log lines to standard error, once and in one form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines()
     handler.setFormatter(JsonLines() if format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in QUIET:

@@ -17,6 +17,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from chat.ops import metrics
+
 # A worker's work: calls `ready` or `failed`, watches the pipe for its parent's end; an exit code.
 Work = Callable[[Callable[[], None], Callable[[str], None], int], int]
 
@@ -35,6 +37,7 @@ def supervise(
     work: Work, count: int, announce: Callable[[], None], say: Callable[[str], None]
 ) -> int:
     """Keep `count` workers until a signal; the exit code. `announce` is called when all listen."""
+    metrics.share(count)
     parent = Parent(work, count, announce, say)
     try:
         return parent.run()
@@ -128,13 +131,13 @@ class Parent:
         pid = os.fork()
         if pid == 0:
             os.close(pipe)
-            self._be_worker(voice)
+            self._be_worker(slot, voice)
         os.close(voice)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self.workers[pipe] = Worker(pid, slot)
         self.selector.register(pipe, selectors.EVENT_READ)
 
-    def _be_worker(self, voice: int) -> None:
+    def _be_worker(self, slot: int, voice: int) -> None:
         # In the child. Never returns: the frames above belong to the parent.
         code = 1
         try:
@@ -152,6 +155,7 @@ class Parent:
             def failed(sentence: str) -> None:
                 os.write(voice, sentence.encode()[: 2**12])
 
+            metrics.join(slot)
             code = self.work(ready, failed, self.orphaned)
         except BaseException:
             traceback.print_exc()
@@ -182,6 +186,7 @@ class Parent:
         os.close(pipe)
         del self.workers[pipe]
         _, status = os.waitpid(worker.pid, 0)
+        metrics.leave(worker.slot)
         code = os.waitstatus_to_exitcode(status)  # negative: the signal that ended it
         sentence = worker.said.removeprefix(READY).decode(errors="replace")
         if self.kill_at is not None:

@@ -30,6 +30,7 @@ from chat.errors import (
 from chat.incoming import History, Read, Renew, Send, Typing, faulty_id, parse
 from chat.live.cursor import Cursor
 from chat.log.repository import Stored
+from chat.ops import metrics
 from chat.protocol import (
     Ack,
     CloseCode,
@@ -88,8 +89,9 @@ class Connection:
         self._expiry: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._signs = Signs(services, self)
-        # Key of this connection's own window of frames.
-        self._key = str(next(_numbers))
+        # Its name in log lines, and the key of its own window of frames.
+        self.number = next(_numbers)
+        self._key = str(self.number)
 
     @property
     def person(self) -> Person:
@@ -238,6 +240,7 @@ class Connection:
             raise Refused(CloseCode.POLICY, "too many bad frames")
 
     def _reply_error(self, error: WireError, message_id: str | None) -> None:
+        metrics.ERRORS.add(error.code)
         frame = Error(
             error.code,
             error.detail,

@@ -14,6 +14,7 @@ from typing import Any
 
 from chat.errors import Reset, Unavailable
 from chat.live.cursor import Cursor
+from chat.ops import metrics
 from chat.protocol import CloseCode, Closing, encode
 
 OUTBOX_COUNT = 256  # answers that wait; from then on no more frames are read
@@ -21,6 +22,7 @@ OUTBOX_CHARACTERS = 512 * 1024  # of them: two of the largest frames
 ASIDES = 64  # frames that may be missed, and wait; what comes above is missed
 SEND_LIMIT = 45.0  # seconds that one frame may take: then the peer is dead or as good as
 READ_PAUSE = 0.5  # seconds between two tries to read a log that is away
+SLOW = 1.0  # seconds that a frame may take before its member counts as slow
 RECONNECT_SPREAD = 3.0  # seconds over which clients come back after a restart
 
 # Sends one ASGI event to the client.
@@ -36,6 +38,8 @@ class Delivery:
         # Called where the outbox got shorter, and at the end.
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
+        # Loop time: what came before is no delay of ours.
+        self._began = self._loop.time()
         self._outbox: deque[str] = deque()
         self._characters = 0
         # What may be missed and changes by itself (who is here, who types), the newest by key.
@@ -86,11 +90,17 @@ class Delivery:
         self._writing = self._loop.create_task(self._write(), name="socket writer")
         return self._writing
 
-    def tend(self, moment: float) -> None:
-        """Give up on a frame that, at this loop time, has been under way for too long."""
+    def tend(self, moment: float) -> int | None:
+        """Give up on a frame that, at this loop time, has been under way for too long.
+
+        Returns how many messages a slow member is behind, None for others.
+        """
         since, writing = self._sending_since, self._writing
-        if since is not None and moment - since > SEND_LIMIT and writing is not None:
+        if since is None or moment - since <= SLOW:
+            return None
+        if moment - since > SEND_LIMIT and writing is not None:
             writing.cancel()
+        return self.cursor.room.tail.last - self.cursor.seq
 
     async def send(self, text: str) -> None:
         """Send one text frame; `tend` ends what takes longer than SEND_LIMIT."""
@@ -105,6 +115,7 @@ class Delivery:
             await self._send_answers()
             if self._asides:
                 await self._send_asides()
+            before = self.cursor.seq
             try:
                 frame = await self.cursor.take()
             except Reset:
@@ -115,11 +126,24 @@ class Delivery:
                 continue
             if frame is not None:
                 await self.send(frame)
+                self._count(before)
             elif not self._outbox and not self._asides:
                 # Whatever came since the bell was cleared has set it again.
                 await self._bell.wait()
         await self._send_answers()  # what was decided before the end is still said
         await self._close(*self.ending)
+
+    def _count(self, before: int) -> None:
+        """Count the frame that was just sent, of what came after `before`."""
+        sent = metrics.sent
+        sent.messages += self.cursor.seq - before
+        sent.frames += 1
+        if sent.frames == 1:
+            self._loop.call_soon(self._hand_over, self.cursor.room.rung_at(before + 1))
+
+    def _hand_over(self, since: float | None) -> None:
+        seconds = None if since is None else self._loop.time() - max(since, self._began)
+        metrics.sent.hand_over(seconds)
 
     async def _send_answers(self) -> None:
         while self._outbox:

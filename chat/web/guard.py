@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
+import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -15,6 +17,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from chat.ops import metrics
+from chat.ops.logging import begin
 from chat.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,6 +27,9 @@ RETRY_AFTER = "2"  # seconds; a restart takes less
 # Sockets that may be looked up at once. A crowd that comes back after a restart is some thousands;
 # those above this would wait for the database longer than it takes to come again.
 MAX_HANDSHAKES = 1_000
+# Random bytes of a request's id, and what one of a proxy may look like.
+REQUEST_ID_BYTES = 8
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 DEFAULT_PORTS = {"80": "", "443": ""}
 FORM_PATHS = ("/login", "/logout")
 
@@ -36,6 +43,9 @@ SAFE_HEADERS = {
     "referrer-policy": "same-origin",
 }
 
+# The events that hold the headers of an answer.
+STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+
 
 class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -48,37 +58,43 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
-        self._believe_proxy(scope)
-        refusal = self._check(scope)
-        if refusal is not None and scope["type"] == "websocket":
-            await WebSocket(scope, receive, send).send_denial_response(refusal)
-        elif refusal is not None:
-            await refusal(scope, receive, _with_safe_headers(send))
-        elif scope["type"] == "websocket":
+        trusted = bool(self._proxies) and self._trusted((scope.get("client") or ("",))[0])
+        request_id = _request_id(scope, trusted)
+        begin(request_id)
+        if trusted:
+            self._believe_proxy(scope)
+        answer = _with_headers(send, request_id)
+        reason, refusal = self._check(scope) or ("", None)
+        if refusal is None:
             # The way to the server past the wrappers of the middleware further in: they care for
-            # HTTP answers only, and would cost each frame a quarter of its sending.
+            # HTTP answers only, and would cost each frame of a socket a quarter of its sending.
             scope["chat.send"] = send
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, answer)
+        elif scope["type"] == "websocket":
+            metrics.REFUSED.add(reason)
+            await WebSocket(scope, receive, answer).send_denial_response(refusal)
         else:
-            await self._app(scope, receive, _with_safe_headers(send))
+            await refusal(scope, receive, answer)
 
-    def _check(self, scope: Scope) -> Response | None:
+    def _check(self, scope: Scope) -> tuple[str, Response] | None:
+        """Return why it is refused, and the answer; None where it is not."""
         headers = Headers(scope=scope)
         if not self._host_is_ours(headers):
             logger.warning("Host %s refused", headers.get("host", "")[:200])
-            return PlainTextResponse("This host name is not served here.", 400)
+            return "host", PlainTextResponse("This host name is not served here.", 400)
         socket = scope["type"] == "websocket"
         form = not socket and scope["method"] == "POST" and scope["path"] in FORM_PATHS
         if (socket or form) and not origin_allowed(headers, self._settings):
             logger.warning("Origin %s refused", ", ".join(headers.getlist("origin"))[:200])
-            return PlainTextResponse("This origin is not allowed.", 403)
+            return "origin", PlainTextResponse("This origin is not allowed.", 403)
         if socket:
             chat = scope["app"].state.services
+            later = {"Retry-After": RETRY_AFTER}
             if chat.draining:
-                return PlainTextResponse("The server restarts.", 503, {"Retry-After": RETRY_AFTER})
+                return "draining", PlainTextResponse("The server restarts.", 503, later)
             if chat.handshakes >= MAX_HANDSHAKES:
                 logger.warning("Socket refused: %s handshakes are under way", chat.handshakes)
-                return PlainTextResponse("Too many at once.", 503, {"Retry-After": RETRY_AFTER})
+                return "crowded", PlainTextResponse("Too many at once.", 503, later)
         return None
 
     def _host_is_ours(self, headers: Headers) -> bool:
@@ -86,9 +102,7 @@ class Guard:
         return "*" in allowed or _split_host(headers.get("host", ""))[0] in allowed
 
     def _believe_proxy(self, scope: Scope) -> None:
-        """Take address and scheme from a trusted proxy's headers, nobody else's."""
-        if not self._proxies or not self._trusted((scope.get("client") or ("",))[0]):
-            return
+        """Take address and scheme from the headers of a trusted proxy."""
         headers = Headers(scope=scope)
         # Some proxies add to the header, some add a header: together they are one list.
         forwarded = ",".join(headers.getlist("x-forwarded-for"))
@@ -150,12 +164,24 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _with_safe_headers(send: Send) -> Send:
+def _request_id(scope: Scope, trusted: bool) -> str:
+    """Return the id that a trusted proxy gave, or a new one."""
+    given = Headers(scope=scope).getlist("x-request-id") if trusted else []
+    if len(given) == 1 and REQUEST_ID.fullmatch(given[0]):
+        return given[0]
+    return secrets.token_hex(REQUEST_ID_BYTES)
+
+
+def _with_headers(send: Send, request_id: str) -> Send:
+    """Add the request's id to the answer, and to HTTP's what makes it safe."""
+
     async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in STARTS:
             headers = MutableHeaders(scope=message)
-            for name, value in SAFE_HEADERS.items():
-                headers.setdefault(name, value)
+            headers["x-request-id"] = request_id
+            if message["type"] == "http.response.start":
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
         await send(message)
 
     return sending

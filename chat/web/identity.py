@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from chat.clock import now
 from chat.errors import Unauthenticated
 from chat.log.users import NameRefused, Session, User, Users
+from chat.ops.logging import about
 from chat.protocol import MAX_INTEGER
 from chat.settings import Settings
 
@@ -82,6 +83,11 @@ class Identities:
         self, connection: HTTPConnection, query_token: str | None = None
     ) -> Identity:
         """Return who is asking; raise Unauthenticated, Unavailable."""
+        identity = await self._identify(connection, query_token)
+        about(user=identity.user.name)
+        return identity
+
+    async def _identify(self, connection: HTTPConnection, query_token: str | None) -> Identity:
         bearer = bearer_of(connection)
         if bearer is not None:
             if self.is_backend(connection):

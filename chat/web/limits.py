@@ -19,6 +19,7 @@ from limits.aio.strategies import MovingWindowRateLimiter as SharedWindow
 from redis.exceptions import RedisError
 
 from chat.errors import RateLimited
+from chat.ops import metrics
 from chat.settings import Settings
 from chat.web.windows import Windows
 
@@ -51,14 +52,17 @@ class Limits:
         """Count one use over all nodes; raise RateLimited where it is one too many."""
         if rate is None:
             return
-        if self._shared is not None and not self._relay_lost():
+        if self._shared is not None:
             try:
+                if self._relay_lost():
+                    raise ConnectionError("the relay is lost")
                 async with asyncio.timeout(REDIS_PATIENCE):
                     if await self._shared.hit(rate, what, who):
                         return
                     stats = await self._shared.get_window_stats(rate, what, who)
                 raise _refusal(rate, stats.reset_time - time.time())
             except (RedisError, TimeoutError, OSError) as error:
+                metrics.FALLBACKS.add()
                 logger.debug("Limits are kept in memory for now: %s", type(error).__name__)
         self.take_local(rate, what, who)
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chat.errors import Unavailable, WireError
+from chat.ops import metrics
 from chat.web.pages import problem_page
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,14 @@ def problem(
 
 async def on_wire_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WireError)
+    metrics.ERRORS.add(error.code)
     if isinstance(error, Unavailable):
         cause = type(error.__cause__ or error).__name__
         saving = request.method == "POST" and request.url.path.endswith("/messages")
-        what = "Error saving message" if saving else f"Error answering {request.url.path}"
-        logger.error("%s: %s", what, cause)
+        if saving:
+            logger.error("Error saving message: %s", cause)
+        else:
+            logger.error("Error answering %s: %s", request.url.path, cause)
     if _wants_page(request):
         return problem_page(request, error.status, error.detail)
     more = {} if error.message_id is None else {"id": error.message_id}
@@ -57,9 +61,10 @@ async def on_wire_error(request: Request, error: Exception) -> Response:
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    code = CODES.get(error.status_code, "error")
+    metrics.ERRORS.add(code)
     if _wants_page(request):
         return problem_page(request, error.status_code, "")
-    code = CODES.get(error.status_code, "error")
     answer = problem(error.status_code, code, str(error.detail) + ".")
     for name, value in (error.headers or {}).items():
         answer.headers[name] = value
@@ -68,6 +73,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 async def on_fault(request: Request, error: Exception) -> Response:
     """Our own mistake: the trace is in the log, the client gets a sentence."""
+    metrics.ERRORS.add("fault")
     detail = "The server failed to answer; it has been logged."
     return (
         problem_page(request, 500, detail)
@@ -77,5 +83,5 @@ async def on_fault(request: Request, error: Exception) -> Response:
 
 
 def _wants_page(request: Request) -> bool:
-    for_programs = request.url.path.startswith(("/api/", "/healthz", "/readyz"))
+    for_programs = request.url.path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
     return not for_programs and "text/html" in request.headers.get("accept", "")

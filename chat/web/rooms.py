@@ -20,6 +20,7 @@ from chat.incoming import Post, Send, check_text
 from chat.live import room as live
 from chat.log.repository import Room, RoomSummary, Stored
 from chat.log.statements import Draft
+from chat.ops.logging import about
 from chat.protocol import (
     ROOM_NAME,
     Person,
@@ -59,6 +60,7 @@ async def admit(services: Services, identity: Identity, name: str) -> None:
             raise Forbidden("Only its two users may enter a direct room.")
     if identity.room not in (None, name):
         raise Forbidden("This token is for another room.")
+    about(room=name)
 
 
 async def enter_room(services: Services, identity: Identity, name: str) -> live.Room:

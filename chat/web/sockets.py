@@ -27,6 +27,8 @@ from chat.errors import (
 from chat.live.cursor import Cursor
 from chat.live.room import Room
 from chat.live.tasks import stop
+from chat.ops import metrics
+from chat.ops.logging import about
 from chat.protocol import MAX_INTEGER, CloseCode
 from chat.web.connection import Connection
 from chat.web.delivery import SEND_LIMIT, closing_frame
@@ -39,6 +41,15 @@ logger = logging.getLogger(__name__)
 
 HANDSHAKE_LIMIT = 10.0  # seconds to look up who it is and where it may go
 CLOSE_PATIENCE = 2.0  # seconds that a peer has to answer our close frame
+# Why a socket is refused after the upgrade, as the metric tells it.
+REASONS = {
+    CloseCode.UNAUTHENTICATED: "unauthenticated",
+    CloseCode.FORBIDDEN: "forbidden",
+    CloseCode.NOT_FOUND: "not_found",
+    CloseCode.TOO_MANY: "too_many",
+    CloseCode.TRY_LATER: "database",
+    CloseCode.RESTART: "restart",
+}
 INTEGER = re.compile(r"[0-9]{1,16}")
 
 
@@ -115,6 +126,7 @@ class RoomSocket(WebSocketEndpoint):
         self.services.hub.leave(connection.cursor.room, connection)
         self.services.marks.seen(connection.cursor.room.id, connection.user_id)
         connection.release()
+        metrics.CLOSES.add(str(int(close_code)))
         logger.info(
             "User %s disconnected from room %s (%s)",
             connection.identity.user.name,
@@ -163,6 +175,7 @@ class RoomSocket(WebSocketEndpoint):
         if self.services.draining or not self.services.hub.enter(room, connection):
             raise Refused(CloseCode.RESTART, "restart")
         self.services.marks.seen(room.id, identity.user.id)
+        about(connection_id=connection.number)
         return connection
 
     def _away(self, error: Unavailable) -> Refused:
@@ -172,6 +185,7 @@ class RoomSocket(WebSocketEndpoint):
 
     async def _refuse(self, websocket: WebSocket, refusal: Refused) -> None:
         code = CloseCode(refusal.code)
+        metrics.REFUSED.add(REASONS[code])
         async with asyncio.timeout(SEND_LIMIT):
             if code in (CloseCode.RESTART, CloseCode.TRY_LATER):
                 await websocket.send(

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chat.live import hub
+from chat.live import tending
 from chat.ops import config, stream
 from chat.ops.peer import connected
 from chat.protocol import CloseCode
@@ -270,7 +270,7 @@ async def test_nothing_is_left_of_one_who_reads_nothing_and_is(
         (delivery, "SEND_LIMIT"),
         (sockets, "CLOSE_PATIENCE"),
         (stream, "CLOSE_LIMIT"),
-        (hub, "TEND"),
+        (tending, "TEND"),
     ):
         monkeypatch.setattr(module, name, BRIEF)
     await nothing_is_left(tmp_path, neglect)

@@ -16,7 +16,7 @@ import pytest
 
 from chat.app import create_app
 from chat.errors import Unavailable
-from chat.live import announcement, hub
+from chat.live import announcement, hub, tending
 from chat.live.tasks import Tasks
 from chat.log.repository import Stored
 from chat.ops.health import readiness
@@ -141,7 +141,7 @@ def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     name = request.node.callspec.params.get("name")
     monkeypatch.setattr(hub, "TICK", OFTEN if name == "ticker" else NEVER)
     monkeypatch.setattr(hub, "BELL_PATIENCE", 0.0)
-    monkeypatch.setattr(hub, "TEND", OFTEN)
+    monkeypatch.setattr(tending, "TEND", OFTEN)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
