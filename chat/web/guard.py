@@ -68,7 +68,8 @@ class Guard:
             logger.warning("Host %s refused", headers.get("host", "")[:200])
             return PlainTextResponse("This host name is not served here.", 400)
         socket = scope["type"] == "websocket"
-        form = not socket and scope["method"] == "POST" and scope["path"] in FORM_PATHS
+        # Their ends: before them comes the prefix, where the chat is served under one.
+        form = not socket and scope["method"] == "POST" and scope["path"].endswith(FORM_PATHS)
         if (socket or form) and not origin_allowed(headers, self._settings):
             logger.warning("Origin %s refused", ", ".join(headers.getlist("origin"))[:200])
             return PlainTextResponse("This origin is not allowed.", 403)
@@ -86,7 +87,7 @@ class Guard:
         return "*" in allowed or _split_host(headers.get("host", ""))[0] in allowed
 
     def _believe_proxy(self, scope: Scope) -> None:
-        """Take address and scheme from a trusted proxy's headers, nobody else's."""
+        """Take address, scheme and host from a trusted proxy's headers, nobody else's."""
         if not self._proxies or not self._trusted((scope.get("client") or ("",))[0]):
             return
         headers = Headers(scope=scope)
@@ -104,6 +105,10 @@ class Guard:
         if proto in ("http", "https"):
             secure = {"http": ("http", "ws"), "https": ("https", "wss")}[proto]
             scope["scheme"] = secure[scope["type"] == "websocket"]
+        host = ",".join(headers.getlist("x-forwarded-host")).split(",")[-1].strip()
+        if host:
+            others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
 
     def _trusted(self, address: str) -> bool:
         if not _is_address(address):

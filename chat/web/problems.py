@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chat.errors import Unavailable, WireError
-from chat.web.pages import problem_page
+from chat.web.pages import problem_page, root_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,5 +77,6 @@ async def on_fault(request: Request, error: Exception) -> Response:
 
 
 def _wants_page(request: Request) -> bool:
-    for_programs = request.url.path.startswith(("/api/", "/healthz", "/readyz"))
+    path = request.url.path.removeprefix(root_of(request))
+    for_programs = path.startswith(("/api/", "/healthz", "/readyz"))
     return not for_programs and "text/html" in request.headers.get("accept", "")
