@@ -93,9 +93,8 @@ CHANGES = {
     "caddy": {
         "# Faults": "admin off\n\thttp_port {plain}\n\thttps_port {port}\n\t"
         "storage file_system {folder}\n\t# Faults",
-        "chat.example.org {{\n": "chat.example.org {{\n\tbind 127.0.0.1\n"
+        "{{$DOMAIN:chat.example.org}} {{\n": "{{$DOMAIN:chat.example.org}} {{\n\tbind 127.0.0.1\n"
         "\ttls {folder}/fullchain.pem {folder}/key.pem\n",
-        "/var/log/caddy": "{folder}",
     },
 }
 
@@ -223,6 +222,7 @@ class Proxy(Server):
         own = {"folder": self.folder, "port": self.port, "plain": self.plain}
         site = FILES[self.kind].read_text(encoding="utf-8")
         if len(chats) == 1:
+            site = site.replace(" 127.0.0.1:8001}", "}")
             site = re.sub(r"^.*127\.0\.0\.1:8001.*\n", "", site, flags=re.MULTILINE)
         for old, new in CHANGES[self.kind].items():
             site = _exchanged(site, old.format(), new.format(**own))

@@ -159,9 +159,9 @@ async def test_a_client_cannot_say_another_host_or_scheme(proxy: Proxy) -> None:
     evil = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http"}
     answer = await proxy.ask("POST", "/login", {**evil, "Origin": "https://evil.example"})
     assert answer.status == 403
-    # What it claims changes nothing for its own site's pages.
-    answer = await proxy.ask("POST", "/login", {**evil, "Origin": f"https://{NAME}"})
-    assert answer.status == 400
+    # Nor does the chat send it to where it says that it came from.
+    answer = await proxy.ask("GET", "/login/", evil)
+    assert (answer.status, answer.headers["location"]) == (307, f"https://{NAME}/login")
 
 
 # --- What is written about it
