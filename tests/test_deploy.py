@@ -18,8 +18,12 @@ from typing import Any
 import pytest
 from compose_spec import PyCompose
 
+from chat.live import hub, tail
+from chat.log import database
 from chat.ops import server, workers
+from chat.ops.config import DEFAULTS
 from chat.settings import Settings
+from chat.web import delivery, draining
 from tests.conftest import unavailable
 from tests.deployed import (
     DOCKERFILE,
@@ -34,6 +38,8 @@ from tests.servers import ROOT
 
 # systemd's measure of what a service may do to its machine, in tenths; 0 is nothing, 100 all.
 EXPOSURE = 15
+
+PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
 
 
 # --- The image
@@ -201,3 +207,52 @@ def test_the_unit_gives_a_node_the_time_to_drain_and_restarts_what_may_get_bette
     # A wrong setting is exit code 2.
     assert said["RestartPreventExitStatus"] == ["2"]
     assert said["WorkingDirectory"] == [f"/var/lib/{said['StateDirectory'][0]}"]
+
+
+# --- The page
+
+
+def test_the_page_names_all_files_and_no_others() -> None:
+    named = set(re.findall(r"deploy/([\w.@]+)", PAGE))
+    assert named == {path.name for path in (ROOT / "deploy").iterdir()}
+
+
+def test_the_settings_that_the_page_shows_are_good_ones() -> None:
+    shown = re.findall(r"^```ini\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    unit_s, compose_s = (
+        dict(line.split("=", 1) for line in text.replace("…", "x" * 20).splitlines())
+        for text in shown
+    )
+    assert not Settings.unknown(unit_s)
+    settings = Settings.load(unit_s)
+    settings.check_workers(2)
+    assert settings.cookie_secure and "127.0.0.1" in settings.allowed_hosts
+    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    wanted = set(re.findall(r"\$\{(\w+)", text))
+    assert set(compose_s) == wanted
+
+
+def test_the_numbers_of_the_page_are_the_code_s() -> None:
+    steps = (
+        draining.FLUSH_LIMIT
+        + draining.SETTLE_LIMIT
+        + draining.FAREWELL_LIMIT
+        + draining.MARKS_LIMIT
+    )
+    for sentence in (
+        f"within {steps:g} s where something hangs, after {server.STOP_LIMIT:g} s by force",
+        f"come back within {delivery.RECONNECT_SPREAD:g} s",
+        f"pings them every {DEFAULTS['websocket_ping_interval']:g} s",
+        f"silent for {DEFAULTS['read_timeout']} s",
+        f"at most {database.POOL_SIZE} for each process",
+        f"its newest {tail.TAIL_COUNT:,} messages, at most {tail.TAIL_BYTES // 2**20} MiB",
+        f"an empty room goes after {hub.ROOM_LINGER:g} s",
+    ):
+        assert sentence in PAGE, sentence
+    # The proxies wait longer than the chat itself.
+    for name in ("nginx.conf", "haproxy.cfg", "apache.conf"):
+        text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
+        waits = re.findall(
+            r"(?:read_timeout|timeout tunnel|^ *(?:Proxy)?Timeout) (\d+)", text, re.M
+        )
+        assert waits and all(int(one) > DEFAULTS["read_timeout"] for one in waits), name

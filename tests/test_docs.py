@@ -46,7 +46,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs/protocol.md"
 DESIGN = ROOT / "docs/design.md"
-PAGES = (README, PROTOCOL, DESIGN, ROOT / "CHANGELOG.md", ROOT / "bench/README.md")
+DEPLOYMENT = ROOT / "docs/deployment.md"
+PAGES = (README, PROTOCOL, DESIGN, DEPLOYMENT, ROOT / "CHANGELOG.md", ROOT / "bench/README.md")
 
 # Where protocol.md says what is not there; nothing in it counts as documented.
 NOT_BUILT = "Not built yet"
