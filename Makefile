@@ -36,7 +36,7 @@ SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
-.PHONY: help run check-config test coverage lint format texts screenshots bench soak browser clean
+.PHONY: help run check-config test coverage lint format texts screenshots bench soak browser proxies clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -49,10 +49,10 @@ run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, 
 check-config: .venv/installed-run ## look at the settings and what they name, before the start
 	@exec $(VENV_PYTHON) -m chat check
 
-test: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
+test: .venv/installed-test browser proxies $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
 	@exec $(VENV_PYTHON) -m pytest $(or $(ARGS),$(ALL))
 
-coverage: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests, and see what they reach: it takes a third longer
+coverage: .venv/installed-test browser proxies $(NODE_MODULES)/.installed ## run all tests, and see what they reach: it takes a third longer
 	@exec $(VENV_PYTHON) -m pytest $(ALL) --cov --cov-report=term:skip-covered
 
 lint: .venv/installed-lint ## ruff, and mypy --strict on chat/
@@ -97,6 +97,33 @@ browser: .venv/installed-test
 	fi; \
 	$(VENV_PYTHON) -m playwright install chromium >/dev/null 2>&1 || \
 		echo "There is none to be had here: tests that need one will be named." >&2
+
+# The proxies that deploy/ has files for: Debian's, where we may install them. None of them becomes
+# a service of this machine: the tests start what they need. Elsewhere the tests say so.
+proxies:
+	@export PATH="$$PATH:/usr/sbin" DEBIAN_FRONTEND=noninteractive; \
+	missing=; \
+	for name in nginx apache2 haproxy caddy; do \
+		command -v "$$name" >/dev/null || missing="$$missing $$name"; \
+	done; \
+	if [ -z "$$missing" ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi; \
+	echo "Getting proxies for the tests …"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if ! [ -e "$$policy" ]; then \
+		trap 'rm -f "$$policy"' EXIT; \
+		printf '#!/bin/sh\nexit 101\n' >"$$policy" && chmod +x "$$policy"; \
+	fi; \
+	apt-get update -qq >/dev/null; \
+	for name in $$missing; do \
+		case "$$name" in \
+			nginx) package=nginx-light ;; \
+			apache2) package=apache2-bin ;; \
+			*) package="$$name" ;; \
+		esac; \
+		apt-get install -yqq --no-install-recommends "$$package" >/dev/null 2>&1 || \
+			echo "There is no $$name to be had here: tests that need it will be named." >&2; \
+		systemctl --quiet disable "$$name" 2>/dev/null || :; \
+	done
 
 # npm and its Node are in a wheel. Where npm reaches nothing, the tests say so at the end of the run.
 $(NODE_MODULES)/.installed: tests/js/package.json | .venv/installed-test

@@ -149,6 +149,9 @@ async def _readyz(request: Request) -> Response:
     status, report = await readiness(
         chat.repository.database, chat.writer, chat.relay, request.app.state.tasks, chat.hub
     )
+    if chat.draining:
+        # All parts may be well: but who is sent here is refused, and should go elsewhere.
+        status, report["status"] = 503, "unavailable"
     return Response(
         msgspec.json.encode(report),
         status,

@@ -210,6 +210,22 @@ async def test_draining_says_good_bye_with_1012_and_a_time_to_come_back(
         assert await server.wait() == 0
 
 
+async def test_who_drains_is_not_ready(chat_server: ChatServerFactory) -> None:
+    server = await chat_server()
+    maria = await guest(server)
+    async with maria.enter("lobby") as silent:
+        # It never answers the good-bye, which is waited for a second.
+        silent.socket.transport.pause_reading()
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        while (answer := await ask(server, "GET", "/readyz")).status != 503:
+            assert answer.json["status"] == "ok"
+        assert answer.json["status"] == "unavailable"
+        assert answer.json["checks"]["database"]["status"] == "ok"
+        assert await server.wait() == 0
+        silent.socket.transport.abort()
+
+
 async def test_what_is_stored_while_it_drains_is_acked_seen_and_comes_after_the_restart(
     chat_server: ChatServerFactory, tmp_path: Path
 ) -> None:

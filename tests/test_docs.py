@@ -46,9 +46,10 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs/protocol.md"
 DESIGN = ROOT / "docs/design.md"
+DEPLOYMENT = ROOT / "docs/deployment.md"
 OPERATIONS = ROOT / "docs/operations.md"
 PAGES = (
-    *(README, PROTOCOL, DESIGN, OPERATIONS),
+    *(README, PROTOCOL, DESIGN, DEPLOYMENT, OPERATIONS),
     *(ROOT / "CHANGELOG.md", ROOT / "bench/README.md"),
 )
 

@@ -514,6 +514,27 @@ async def test_the_lines_that_a_request_causes_have_its_id(proxied: ChatServer) 
     assert len(mine) == 3 and len(lines) == 4
 
 
+async def test_the_host_that_a_trusted_proxy_tells_is_the_one_that_counts(
+    proxied: ChatServer,
+) -> None:
+    async def status(source: str, host: str, *lines: str) -> int:
+        kind, body = form(username=a_name())
+        pairs = [("Host", "10.1.1.1:8000"), ("Origin", f"https://{host}"), *kind.items()]
+        pairs += [("X-Forwarded-Host", line) for line in lines]
+        return (await ask(proxied, "POST", "/login", pairs, body, source=source)).status
+
+    ours = "chat.example.org"
+    assert await status("127.0.0.9", ours, ours) == 303
+    # The nearest proxy's word is the last one; what stands before it is hearsay.
+    assert await status("127.0.0.9", ours, f"evil.example, {ours}") == 303
+    assert await status("127.0.0.9", ours, "evil.example", ours) == 303
+    assert await status("127.0.0.9", "evil.example", "evil.example", ours) == 403
+    assert await status("127.0.0.9", ours) == 403
+    assert await status("127.0.0.9", ours, "") == 403
+    # Not a proxy of ours.
+    assert await status("127.0.0.8", ours, ours) == 403
+
+
 # --- What is written about it
 
 

@@ -61,6 +61,8 @@ async def test_people_get_a_page_where_programs_get_a_problem(maria: Person) -> 
         answer = await ask(maria.server, "GET", path, HTML)
         assert answer.status == 404
         assert answer.headers["content-type"].startswith("text/html")
+        # Its links lead to where the chat is, whatever was asked for.
+        assert '<a class="product" href="/">' in answer.text
     # The API is for programs, whoever asks.
     answer = await ask(maria.server, "GET", "/api/nothing", HTML)
     assert answer.code == "not_found"

@@ -83,7 +83,8 @@ class Guard:
             logger.warning("Host %s refused", headers.get("host", "")[:200])
             return "host", PlainTextResponse("This host name is not served here.", 400)
         socket = scope["type"] == "websocket"
-        form = not socket and scope["method"] == "POST" and scope["path"] in FORM_PATHS
+        # Their ends: before them comes the prefix, where the chat is served under one.
+        form = not socket and scope["method"] == "POST" and scope["path"].endswith(FORM_PATHS)
         if (socket or form) and not origin_allowed(headers, self._settings):
             logger.warning("Origin %s refused", ", ".join(headers.getlist("origin"))[:200])
             return "origin", PlainTextResponse("This origin is not allowed.", 403)
@@ -102,7 +103,7 @@ class Guard:
         return "*" in allowed or _split_host(headers.get("host", ""))[0] in allowed
 
     def _believe_proxy(self, scope: Scope) -> None:
-        """Take address and scheme from the headers of a trusted proxy."""
+        """Take address, scheme and host from the headers of a trusted proxy."""
         headers = Headers(scope=scope)
         # Some proxies add to the header, some add a header: together they are one list.
         forwarded = ",".join(headers.getlist("x-forwarded-for"))
@@ -118,6 +119,10 @@ class Guard:
         if proto in ("http", "https"):
             secure = {"http": ("http", "ws"), "https": ("https", "wss")}[proto]
             scope["scheme"] = secure[scope["type"] == "websocket"]
+        host = ",".join(headers.getlist("x-forwarded-host")).split(",")[-1].strip()
+        if host:
+            others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
 
     def _trusted(self, address: str) -> bool:
         if not _is_address(address):

@@ -64,7 +64,7 @@ async def rooms(request: Request) -> Response:
         except (NotFound, Forbidden) as error:
             problem = language_of(request).translate(error.detail)
         else:
-            return RedirectResponse(f"{_root(request)}/test-chat/{quote(name)}/", 303)
+            return RedirectResponse(f"{root_of(request)}/test-chat/{quote(name)}/", 303)
     found, more = await chat.repository.rooms_of(identity.user.id, None, ROOMS_PAGE)
     context = {
         "rooms": listed(chat, found),
@@ -86,7 +86,7 @@ async def test_chat(request: Request) -> Response:
     except (NotFound, Forbidden) as error:
         return problem_page(request, error.status, error.detail, identity)
     if not request.url.path.endswith("/"):
-        return RedirectResponse(f"{_root(request)}/test-chat/{quote(name)}/", 307)
+        return RedirectResponse(f"{root_of(request)}/test-chat/{quote(name)}/", 307)
     others = [one for one in direct_pair(name) or () if one != identity.user.id]
     other = await chat.users.find(others[0]) if others else None
     context = {"room": name, "title": other.name if other else name}
@@ -137,7 +137,7 @@ async def sign_out(request: Request) -> Response:
         await _sign_out(request, identity)
         logger.info("User %s signed out", identity.user.name)
     request.session.clear()
-    return RedirectResponse(f"{_root(request)}/login", 303)
+    return RedirectResponse(f"{root_of(request)}/login", 303)
 
 
 # --- What the pages share
@@ -150,7 +150,7 @@ def page(
     identity: Identity | None,
     status: int = 200,
 ) -> Response:
-    shared = {"root": _root(request), "user": identity.user if identity else None}
+    shared = {"root": root_of(request), "user": identity.user if identity else None}
     templates = TEMPLATES[language_of(request).code]
     answer = templates.TemplateResponse(request, template, shared | context, status)
     answer.headers["Cache-Control"] = "no-store"
@@ -252,19 +252,22 @@ def _to_login(request: Request) -> Response:
     wanted = request.url.path
     if request.url.query:
         wanted += f"?{request.url.query}"
-    return RedirectResponse(f"{_root(request)}/login?next={quote(wanted)}", 303)
+    return RedirectResponse(f"{root_of(request)}/login?next={quote(wanted)}", 303)
 
 
 def _here(request: Request, wanted: str) -> str:
     """Return where to go next: a path of this site, whatever the form said."""
     clean = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted
     if not clean or not wanted.isprintable():
-        return f"{_root(request)}/"
+        return f"{root_of(request)}/"
     return quote(wanted, safe="/?&=#%:;,+@!$'()*~")
 
 
-def _root(request: Request) -> str:
-    return str(request.scope.get("root_path", "")).rstrip("/")
+def root_of(request: Request) -> str:
+    """Return the prefix under which the chat is served: `root_path` of hypercorn.toml."""
+    # The routing of what is mounted changes `root_path`, and keeps the first one by this name.
+    scope = request.scope
+    return str(scope.get("app_root_path", scope.get("root_path", ""))).rstrip("/")
 
 
 ROUTES = [

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from chat.errors import Unavailable, WireError
 from chat.ops import metrics
-from chat.web.pages import problem_page
+from chat.web.pages import problem_page, root_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,5 +83,6 @@ async def on_fault(request: Request, error: Exception) -> Response:
 
 
 def _wants_page(request: Request) -> bool:
-    for_programs = request.url.path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
+    path = request.url.path.removeprefix(root_of(request))
+    for_programs = path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
     return not for_programs and "text/html" in request.headers.get("accept", "")

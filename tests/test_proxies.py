@@ -1,0 +1,327 @@
+"""Behind nginx, Apache, HAProxy and Caddy, with the files of deploy/: real proxies, real chats."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from websockets.exceptions import InvalidStatus
+
+from tests.people import (
+    API_KEY,
+    NO_LIMITS,
+    SOON,
+    Member,
+    a_name,
+    a_room,
+    ask_json,
+    lines_with,
+    running,
+    site,
+    until,
+)
+from tests.proxies import NAME, PROGRAMS, Proxy, an_address
+from tests.servers import ROOT, ChatServer
+
+SETTINGS = {
+    **NO_LIMITS,
+    "CHAT_ALLOWED_HOSTS": f"{NAME},127.0.0.1",
+    "CHAT_TRUSTED_PROXIES": "127.0.0.1",
+    "CHAT_COOKIE_SECURE": "1",
+    "CHAT_MAX_CONNECTIONS_PER_ADDRESS": "2",
+}
+MALLORY = "6.6.6.6"  # an address that nobody here has
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chat(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChatServer]:
+    """The chat behind all of the proxies: two connections of an address, no more."""
+    async with running(tmp_path_factory.mktemp("behind"), **SETTINGS) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def talk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChatServer]:
+    """A chat under the prefix /talk that pings ten times a second."""
+    folder = tmp_path_factory.mktemp("talk")
+    text = (ROOT / "hypercorn.toml").read_text(encoding="utf-8")
+    text = text.replace("websocket_ping_interval = 20.0", "websocket_ping_interval = 0.1")
+    (folder / "hypercorn.toml").write_text(f'root_path = "/talk"\n{text}', encoding="utf-8")
+    async with running(folder, **SETTINGS) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def nodes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[list[ChatServer]]:
+    """Two nodes of one chat."""
+    relay = os.environ.get("CHAT_TEST_REDIS_URL") or request.getfixturevalue("_redis").url
+    settings = {**SETTINGS, "CHAT_RELAY_URL": relay, "CHAT_MAX_CONNECTIONS_PER_ADDRESS": "0"}
+    folder = tmp_path_factory.mktemp("nodes")
+    async with running(folder, **settings) as one, running(folder, **settings) as two:
+        yield [one, two]
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def proxy(request: pytest.FixtureRequest, chat: ChatServer) -> Iterator[Proxy]:
+    """Each of them in turn, in front of one chat."""
+    server = Proxy(request.param, [chat])
+    server.start()
+    yield server
+    server.remove()
+
+
+async def token_of(chat: ChatServer, prefix: str = "") -> str:
+    key = {"Authorization": f"Bearer {API_KEY}"}
+    answer = await ask_json(chat, "POST", f"{prefix}/api/tokens", {"user": a_name()}, key)
+    return str(answer.json["token"])
+
+
+# --- All of it works
+
+
+async def test_pages_files_and_forms_work(proxy: Proxy) -> None:
+    name = a_name()
+    answer = await proxy.sign_in(name)
+    assert (answer.status, answer.headers["location"]) == (303, "/"), answer.text
+    assert "secure" in answer.headers["set-cookie"].lower()
+    cookie = {"Cookie": f"session={answer.cookie()}"}
+    page = await proxy.ask("GET", "/", cookie)
+    assert (page.status, name in page.text) == (200, True)
+    script = await proxy.ask("GET", "/static/chat-client.js")
+    assert (script.status, "class ChatClient" in script.text) == (200, True)
+    answer = await proxy.ask("POST", "/logout", {**cookie, "Origin": f"https://{NAME}"})
+    assert answer.headers["location"] == "/login"
+
+
+async def test_a_frame_comes_at_once_in_both_directions(proxy: Proxy, chat: ChatServer) -> None:
+    maria, room = await site(chat), a_room()
+    async with (
+        proxy.enter(f"/ws/chat/{room}/", maria.headers, an_address()) as behind,
+        maria.enter(room) as direct,
+    ):
+        # Nothing follows that could push it out of a buffer.
+        for seq in range(1, 4):
+            await (direct, behind)[seq % 2].say("hola")
+            assert (await behind.read_to(seq))[-1]["seq"] == seq
+        text = "ñ" * 4_000
+        await behind.say(text)
+        assert (await behind.read_to(4))[-1]["text"] == text
+
+
+async def test_a_close_code_and_a_refusal_arrive(proxy: Proxy) -> None:
+    async with proxy.dial("/ws/chat/lobby/") as socket:
+        assert await Member(socket).end() == 4401
+    with pytest.raises(InvalidStatus) as refusal:
+        async with proxy.dial("/ws/chat/lobby/", {"Origin": "https://evil.example"}):
+            pass
+    assert refusal.value.response.status_code == 403
+
+
+async def test_without_tls_one_is_sent_on(proxy: Proxy) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.plain)
+    writer.write(f"GET /login HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
+    head = (await reader.read(-1)).decode().lower()
+    writer.close()
+    assert re.match(r"http/1.1 30[18]", head)
+    assert re.search(rf"location: https://{NAME}(:{proxy.port})?/login\r\n", head)
+
+
+# --- Who the client is
+
+
+async def test_the_client_s_own_address_is_in_the_log_and_counts_for_limits(
+    proxy: Proxy, chat: ChatServer
+) -> None:
+    address, room = an_address(), a_room()
+    path = f"/ws/chat/{room}/?token={await token_of(chat)}"
+    async with proxy.enter(path, source=address), proxy.enter(path, source=address):
+        for fake in (None, MALLORY, f"{MALLORY}, 7.7.7.7"):
+            headers = {"X-Forwarded-For": fake, "Forwarded": f"for={fake}"} if fake else {}
+            async with proxy.dial(path, headers, address) as socket:
+                assert await Member(socket).end() == 4429
+        async with proxy.enter(path, {"X-Forwarded-For": address}, an_address()) as member:
+            await member.is_well()
+    await until(lambda: len(lines_with(chat, f"/ws/chat/{room}/")) >= 6)
+    lines = "\n".join(lines_with(chat, f"/ws/chat/{room}/"))
+    assert address in lines
+    assert MALLORY not in lines and " 127.0.0.1" not in lines
+
+
+async def test_a_client_cannot_say_another_host_or_scheme(proxy: Proxy) -> None:
+    evil = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http"}
+    answer = await proxy.ask("POST", "/login", {**evil, "Origin": "https://evil.example"})
+    assert answer.status == 403
+    # Nor does the chat send it to where it says that it came from.
+    answer = await proxy.ask("GET", "/login/", evil)
+    assert (answer.status, answer.headers["location"]) == (307, f"https://{NAME}/login")
+
+
+# --- What is written about it
+
+
+async def test_no_log_of_the_proxy_holds_a_token_even_where_no_chat_answers(
+    proxy: Proxy, chat: ChatServer, tmp_path: Path
+) -> None:
+    token, secret = await token_of(chat), a_name()
+    room = a_room()
+    async with proxy.enter(f"/ws/chat/{room}/?token={token}", source=an_address()):
+        pass
+    await proxy.ask("GET", f"/static/{room}?token={token}", {"Referer": f"https://x/?{secret}"})
+    await until(lambda: proxy.logs.count(room) >= 2)
+    nowhere = ChatServer(tmp_path, {})
+    lonely = Proxy(proxy.kind, [nowhere])
+    lonely.start()
+    try:
+        headers = {"Referer": f"https://x/?{secret}", "Authorization": f"Bearer {secret}"}
+        answer = await lonely.ask("GET", f"/ws/chat/{room}/?token={token}", headers)
+        assert answer.status in (502, 503)
+        await until(lambda: f"/ws/chat/{room}/" in lonely.logs)
+        for logs in (proxy.logs, lonely.logs):
+            assert token not in logs and secret not in logs
+    finally:
+        lonely.remove()
+
+
+# --- Silence
+
+IDLE = {
+    "nginx": {"proxy_read_timeout 60s": "proxy_read_timeout 400ms"},
+    "apache": {"Timeout 60": "Timeout 1"},
+    "haproxy": {"timeout tunnel 60s": "timeout tunnel 400ms"},
+}
+
+
+@pytest.mark.parametrize("kind", IDLE)
+async def test_the_ping_keeps_a_member_that_says_nothing(
+    kind: str, chat: ChatServer, talk: ChatServer
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        sockets = []
+        for server, prefix in ((talk, "/talk"), (chat, "")):
+            proxy = Proxy(kind, [server], IDLE[kind])
+            stack.callback(proxy.remove)
+            proxy.start()
+            path = f"{prefix}/ws/chat/{a_room()}/?token={await token_of(server, prefix)}"
+            sockets.append(await stack.enter_async_context(proxy.dial(path, source=an_address())))
+        kept, cut = sockets
+        began = loop.time()
+        # This one is pinged every 20 s, which is too late.
+        async with asyncio.timeout(SOON):
+            await cut.wait_closed()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(loop.time() - began):
+                await kept.wait_closed()
+        assert kept.close_code is None
+
+
+# --- A prefix
+
+PREFIX = {
+    "nginx": {"location / {": "location /talk/ {"},
+    "apache": {
+        'ProxyPass "/" "balancer://tertulia/"': 'ProxyPass "/talk/" "balancer://tertulia/talk/"'
+    },
+}
+
+
+@pytest.mark.parametrize("kind", PREFIX)
+async def test_under_a_prefix_all_of_it_works(kind: str, talk: ChatServer) -> None:
+    proxy = Proxy(kind, [talk], PREFIX[kind])
+    proxy.start()
+    try:
+        answer = await proxy.sign_in(a_name(), "/talk")
+        assert (answer.status, answer.headers["location"]) == (303, "/talk/")
+        cookie = {"Cookie": f"session={answer.cookie()}"}
+        page = await proxy.ask("GET", "/talk/test-chat/lobby/", cookie)
+        addresses = re.findall(r'(?:src|href|action)="([^"]+)"', page.text)
+        assert addresses and all(one.startswith("/talk/") for one in addresses)
+        for address in addresses:
+            if "/static/" in address:
+                assert (await proxy.ask("GET", address)).status == 200
+        async with proxy.enter("/talk/ws/chat/lobby/", cookie) as member:
+            await member.say("hola")
+        evil = {**cookie, "Origin": "https://evil.example"}
+        assert (await proxy.ask("POST", "/talk/logout", evil)).status == 403
+        answer = await proxy.ask("GET", "/talk/api/no", {**cookie, "Accept": "text/html"})
+        assert answer.code == "not_found"
+    finally:
+        proxy.remove()
+
+
+# --- Two nodes
+
+# Sooner than on a machine of its own, where a test need not wait for it.
+HASTE = {
+    "nginx": {"fail_timeout=2s": "fail_timeout=1s"},
+    "apache": {"retry=2": "retry=1"},
+    "haproxy": {"inter 2s": "inter 200ms"},
+    "caddy": {
+        "health_interval 2s": "health_interval 200ms",
+        "fail_duration 2s": "fail_duration 200ms",
+    },
+}
+CROWD = 4
+# These give a newcomer to the other node where one says 503; the others say it to the client.
+HIDE_503 = ("nginx", "haproxy")
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_a_node_restarts_and_its_members_go_on_at_the_other(
+    kind: str, nodes: list[ChatServer]
+) -> None:
+    proxy = Proxy(kind, nodes, HASTE[kind])
+    proxy.start()
+    try:
+        await until(lambda: serves(proxy, nodes))
+        path = f"/ws/chat/{a_room()}/?token={await token_of(nodes[0])}"
+        async with AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(proxy.enter(path)) for _ in range(CROWD)]
+            seq, epoch = (await crowd[0].say("hola"))["seq"], crowd[0].welcome["epoch"]
+            for member in crowd:
+                await member.read_to(seq)
+            ends = [asyncio.create_task(member.socket.wait_closed()) for member in crowd]
+            stopping = asyncio.create_task(nodes[0].stop())
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for _ in crowd:
+                await come_back(proxy, f"{path}&since={seq - 1}&epoch={epoch}", seq)
+            assert await stopping == 0
+            for end, member in zip(ends, crowd, strict=True):
+                if end.done():
+                    assert await member.end() == 1012
+                else:
+                    end.cancel()
+                    await member.is_well()
+        await nodes[0].start()
+        # It is given requests again.
+        await until(lambda: serves(proxy, nodes))
+    finally:
+        proxy.remove()
+
+
+async def serves(proxy: Proxy, nodes: list[ChatServer]) -> bool:
+    """Whether the proxy gives requests to each of the nodes."""
+    path = f"/static/{a_name()}"
+    for _ in range(2 * len(nodes)):
+        await proxy.ask("GET", path)
+    return all(path in node.log for node in nodes)
+
+
+async def come_back(proxy: Proxy, path: str, seq: int) -> None:
+    """Enter again, as a client does, and read to this seq."""
+    while True:
+        try:
+            async with proxy.enter(path) as member:
+                assert member.welcome["resumed"] is True
+                assert [one["seq"] for one in await member.read_to(seq)] == [seq]
+                return
+        except InvalidStatus as refusal:
+            assert proxy.kind not in HIDE_503 and refusal.response.status_code in (502, 503)
