@@ -23,15 +23,20 @@ from time import monotonic
 
 import uvloop
 
+from bench import curves
 from bench.figures import calm_room, idle_members, many_rooms, one_room
+from bench.plots import draw
 from bench.report import Results, doubts, table
 from bench.servers import LOAD_CORE, SERVER_CORE, Chat, Server, mirror, running_chat, yardstick
 from bench.step import Step
 
 # `d` and `e` are of the same two thousand connections, so one brings the other.
-LETTERS = "abcde"
+# `f` are the curves of the chat alone.
+LETTERS = "abcdef"
 SILENCE, QUICK_SILENCE = 60.0, 5.0
 PACKAGES = ("hypercorn", "starlette", "uvloop", "picows", "broadcaster", "databases", "redis")
+
+PLOTS = Path("docs/plots")
 
 Start = Callable[[], AbstractAsyncContextManager[Server]]
 
@@ -43,7 +48,7 @@ def main() -> int:
     getLogger("picows").setLevel(ERROR)
     # The load makes no cycles worth looking for, and a collection would count as latency.
     gc.disable()
-    begin = monotonic()
+    begin, drawn = monotonic(), []
     with ExitStack() as stack:
         starts: dict[str, Start] = {"yardstick": yardstick, "mirror": mirror}
         if options.server_url:
@@ -53,9 +58,13 @@ def main() -> int:
             starts["chat"] = Chat(stack).serve
         chosen = {name: starts[name] for name in options.servers}
         results = uvloop.run(measure(chosen, set(options.only), options.silence))
+        if "f" in options.only and "chat" in chosen:
+            drawn = uvloop.run(curves_of(chosen["chat"], options.plots))
     seconds = monotonic() - begin
     print(f"\n{machine()}, {seconds:.0f} s\n")
     print(table({"chat": results["mirror"]} if options.servers == ["mirror"] else results))
+    for file in drawn:
+        print(f"drawn: {file}")
     problems = doubts(results)
     for problem in problems:
         print(f"NOT VALID: {problem}")
@@ -76,7 +85,7 @@ def arguments() -> argparse.Namespace:
         type=lambda text: text.split(","),
         default=list(LETTERS),
         metavar="a,b",
-        help="some of the figures a to e (README.md)",
+        help="some of the figures a to f (README.md)",
     )
     parser.add_argument(
         "--servers",
@@ -104,6 +113,9 @@ def arguments() -> argparse.Namespace:
         const=QUICK_SILENCE,
         help="a silence of five seconds",
     )
+    parser.add_argument(
+        "--plots", type=Path, default=PLOTS, metavar="FOLDER", help="where the curves are drawn"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     if not set(options.only) <= set(LETTERS):
@@ -127,6 +139,21 @@ async def measure(starts: dict[str, Start], only: set[str], silence: float) -> d
             for name, start in starts.items():
                 group.create_task(rest(start, silence if "e" in only else 0.0, turn, results[name]))
     return results
+
+
+async def curves_of(start: Start, folder: Path) -> list[Path]:
+    """Measure the curves, and draw them."""
+    async with start() as server:
+        rooms = await curves.rooms(server, lambda step: progress(f"{server.name:9} {line(step)}"))
+    memory = await curves.memory(start)
+    for room in rooms:
+        progress(
+            f"{room.members:5} members: {room.most.deliveries:,.0f} deliveries/s,"
+            f" p50 {room.p50 * 1e3:.2f} ms, p99 {room.p99 * 1e3:.2f} ms"
+        )
+    for one in memory:
+        progress(f"{one.connections:5} connections: {one.kib} KiB")
+    return draw(rooms, memory, folder)
 
 
 async def talk(server: Server, only: set[str], results: Results) -> None:
