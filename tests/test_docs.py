@@ -38,9 +38,10 @@ from chat.web import api, problems
 from chat.web.connection import MAX_IN_FLIGHT
 from chat.web.delivery import RECONNECT_SPREAD, SEND_LIMIT
 from tests.conftest import ChatServerFactory
+from tests.lossy import lossy
 from tests.node import node
 from tests.people import API_KEY, SOON, Person, a_room, ask, dial, execute, site, until, whose
-from tests.servers import SECRET_KEY, ChatServer
+from tests.servers import SECRET_KEY
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -481,62 +482,6 @@ def test_the_comments_of_hypercorn_toml_fit() -> None:
 
 
 # --- The examples, run
-
-
-class Lossy:
-    """A TCP proxy that can swallow what the server says, and cut its connections."""
-
-    def __init__(self, server: ChatServer) -> None:
-        self.server = server
-        # Set before the start: the port it listens on.
-        self.port = 0
-        # While it is true nothing from the server arrives.
-        self.swallowing = False
-        # How many connections came so far.
-        self.count = 0
-        # What the server said, as it came over the wire.
-        self.passed = bytearray()
-        self._open: set[asyncio.StreamWriter] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.count += 1
-        self._open.add(writer)
-        try:
-            behind, before = await asyncio.open_connection("127.0.0.1", self.server.port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._open.add(before)
-        ways = (self._pass_on(reader, before, False), self._pass_on(behind, writer, True))
-        await asyncio.gather(*ways)
-
-    def cut(self) -> None:
-        """End all connections, as a lost network does in the end."""
-        for writer in self._open:
-            writer.transport.abort()
-        self._open.clear()
-
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, from_server: bool
-    ) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(64 * 1024):
-                if not (from_server and self.swallowing):
-                    writer.write(data)
-                    self.passed += data if from_server else b""
-        writer.close()
-
-
-@asynccontextmanager
-async def lossy(server: ChatServer) -> AsyncIterator[Lossy]:
-    proxy = Lossy(server)
-    listening = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    proxy.port = listening.sockets[0].getsockname()[1]
-    try:
-        yield proxy
-    finally:
-        listening.close()
-        proxy.cut()
 
 
 # What the README leaves to its reader: each line of standard input is sent as a message; what is

@@ -42,7 +42,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "chat.protocol": COMMON[:5],
     "chat.incoming": COMMON[:5],
     "chat.settings": COMMON[:5],
-    "chat.client": COMMON,
+    "chat.unsent": COMMON,
+    "chat.link": COMMON,
+    "chat.client": ("chat.link", "chat.unsent", *COMMON),
     "chat.log": ("chat.log", *COMMON),
     "chat.live": ("chat.live", "chat.log", *COMMON),
     "chat.web": ("chat.web", "chat.live", "chat.log", "chat.ops.health", *COMMON),
@@ -75,6 +77,7 @@ ONLY_BY = {
     "databases": ("chat.log",),
     "sqlalchemy": ("chat.log",),
     "alembic": ("chat.log",),
+    "websockets": ("chat.link",),
 }
 
 BANNED_WORDS = ("manager", "handler", "helper", "utils")

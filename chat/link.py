@@ -1,0 +1,242 @@
+"""One connection of a client to its room, from the token to the close; it ends once.
+
+Owns the socket, the renewal of the token, how long silence is borne, and how long to stay away
+before the next try (`Backoff`). What frames mean, and what is said, is `client.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from chat import __version__
+from chat.errors import ChatError
+from chat.protocol import Ack, Closing, Error, Message, Redacted, Renewed, Welcome
+
+logger = logging.getLogger(__name__)
+
+WELCOME_LIMIT = 15.0  # seconds from asking for a token to the welcome
+CLOSING_LIMIT = 10.0  # seconds from `closing` to the close
+CLOSE_LIMIT = 2.0  # seconds that our own close waits for the server's
+# Seconds between two pings, and for an answer: most proxies cut what is silent for 60 s, and a
+# pong waits behind the frames before it.
+PING_INTERVAL, PING_LIMIT = 20.0, 20.0
+MAX_FRAME = 1024 * 1024  # bytes; servers keep to a quarter of it
+# Seconds. Full jitter: a random part of a limit that doubles.
+BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0
+STEADY = 10.0  # seconds; a connection that stood so long starts the back-off anew
+# The next token is asked for in the last tenth of a life, at most 30 s before its end, and again
+# with pauses. Seconds, but for the tenth.
+RENEW, RENEW_PART, RENEW_SOONEST, RENEW_PAUSE = 30.0, 0.1, 1.0, 5.0
+# In place of a close code where there was none; and what websockets has there.
+GIVEN_UP, BROKEN = 0, 1006
+
+Token = str | Callable[[], Awaitable[str]]
+
+
+class Messages(msgspec.Struct, tag="messages"):
+    messages: list[Message]
+
+
+class History(msgspec.Struct, tag="history"):
+    """A page of older messages, oldest first; `more`: there are still older ones."""
+
+    id: str
+    messages: list[Message]
+    more: bool
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+Frame = Welcome | Messages | Ack | Error | History | Closing | Renewed | Redacted
+KINDS = (Welcome, Messages, Ack, Error, History, Closing, Renewed, Redacted)
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+    str(kind.__struct_config__.tag): msgspec.json.Decoder(kind) for kind in KINDS
+}
+_kind = msgspec.json.Decoder(_Kind)
+
+
+class Link:
+    """`hear` gets each frame; `talk` runs from the welcome to the end, and says what there is."""
+
+    def __init__(
+        self,
+        token: Token | None,
+        headers: Mapping[str, str],
+        hear: Callable[[Frame], None],
+        talk: Callable[[Link], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._token = token
+        self._headers = headers
+        self._hear = hear
+        self._talk = talk
+        self._socket: ClientConnection | None = None
+        # Loop time of the welcome; None: there was none.
+        self.joined_at: float | None = None
+        # Seconds until the server wants us back; None where it did not say.
+        self.told: float | None = None
+        # The server's clock less ours, in seconds.
+        self._clock = 0.0
+        # Seconds that our token has left, set with the bell when the server says so.
+        self._life = 0.0
+        self._life_known = asyncio.Event()
+
+    async def run(self, url: str) -> tuple[int, str]:
+        """Connect, and stay until it ends; return the close code and why in words."""
+        try:
+            async with asyncio.timeout(WELCOME_LIMIT) as patience:
+                headers = dict(self._headers)
+                if self._token is not None:
+                    # Not in the address, which proxies log.
+                    headers["Authorization"] = f"Bearer {await self._next_token()}"
+                async with connect(
+                    url,
+                    additional_headers=headers,
+                    user_agent_header=f"tertulia/{__version__}",
+                    compression=None,
+                    proxy=None,
+                    open_timeout=None,
+                    ping_interval=PING_INTERVAL,
+                    ping_timeout=PING_LIMIT,
+                    close_timeout=CLOSE_LIMIT,
+                    max_size=MAX_FRAME,
+                ) as socket:
+                    self._socket = socket
+                    try:
+                        await self._converse(socket, patience)
+                    finally:
+                        await socket.close()  # with 1000, also where we are cancelled
+                    return self._ended(socket)
+        except InvalidStatus as error:
+            wait = error.response.headers.get("Retry-After", "")
+            self.told = float(wait) if wait.isdecimal() else None
+            return GIVEN_UP, f"the server answers HTTP {error.response.status_code}"
+        except TimeoutError:
+            return GIVEN_UP, "the server does not answer"
+        except NoToken as error:
+            return GIVEN_UP, str(error)
+        except (OSError, WebSocketException) as error:
+            return GIVEN_UP, f"there is no connection to be had ({type(error).__name__})"
+
+    async def say(self, frame: object) -> None:
+        """Send a frame; over a connection that is gone it goes nowhere."""
+        assert self._socket is not None
+        with suppress(ConnectionClosed):
+            await self._socket.send(msgspec.json.encode(frame).decode())
+
+    async def close(self) -> None:
+        """End it from our side."""
+        assert self._socket is not None
+        await self._socket.close()
+
+    async def _converse(self, socket: ClientConnection, patience: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            started: list[asyncio.Task[None]] = []
+            with suppress(ConnectionClosed):
+                async for raw in socket:
+                    frame = parse(raw)
+                    if isinstance(frame, Welcome):
+                        patience.reschedule(None)
+                        self._join(frame)
+                        self._hear(frame)
+                        started.append(tasks.create_task(self._talk(self)))
+                        started.append(tasks.create_task(self._renew()))
+                        continue
+                    if isinstance(frame, Closing):
+                        self.told = frame.reconnect_after
+                        patience.reschedule(loop.time() + CLOSING_LIMIT)
+                    elif isinstance(frame, Renewed):
+                        self._lasts_until(frame.expires_at)
+                    if frame is not None:
+                        self._hear(frame)
+            for task in started:
+                task.cancel()
+
+    def _join(self, welcome: Welcome) -> None:
+        self.joined_at = asyncio.get_running_loop().time()
+        self._clock = _seconds(welcome.server_time) - time.time()
+        if welcome.expires_at is not None:
+            self._lasts_until(welcome.expires_at)
+
+    def _ended(self, socket: ClientConnection) -> tuple[int, str]:
+        code = socket.close_code
+        if code is None or code == BROKEN:
+            return GIVEN_UP, "the connection broke"
+        return code, socket.close_reason or f"the server closed with {code}"
+
+    # --- The token
+
+    async def _next_token(self) -> str:
+        assert self._token is not None
+        if isinstance(self._token, str):
+            return self._token
+        try:
+            return await self._token()
+        except Exception as error:
+            raise NoToken(f"there is no token to be had ({type(error).__name__})") from error
+
+    async def _renew(self) -> None:
+        """Show the next token before this one ends, until the server says when that one ends."""
+        while callable(self._token):
+            await self._life_known.wait()
+            self._life_known.clear()
+            life = self._life
+            await asyncio.sleep(max(life - min(RENEW, RENEW_PART * life), RENEW_SOONEST))
+            while not self._life_known.is_set():
+                try:
+                    await self.say({"type": "token", "token": await self._next_token()})
+                except NoToken as error:
+                    logger.warning("Asked for the next token in vain: %s", error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RENEW_PAUSE * random.uniform(1, 2)):
+                        await self._life_known.wait()
+
+    def _lasts_until(self, moment: str) -> None:
+        """Note how long our token lasts, whatever our own clock says."""
+        self._life = _seconds(moment) - time.time() - self._clock
+        self._life_known.set()
+
+
+class Backoff:
+    """How long to stay away: what the server said, or a random part of a limit that doubles."""
+
+    def __init__(self) -> None:
+        self._limit = BACKOFF_FIRST
+
+    def pause(self, stood: float, told: float | None) -> float:
+        """Return the seconds until the next try, after a connection that stood so long."""
+        if stood > STEADY:
+            self._limit = BACKOFF_FIRST
+        limit, self._limit = self._limit, min(2 * self._limit, BACKOFF_MOST)
+        return random.uniform(0, limit) if told is None else told
+
+
+class NoToken(ChatError):
+    """The function that gives tokens failed."""
+
+
+def parse(raw: str | bytes) -> Frame | None:
+    """Return the frame; None for what we do not know, which is passed over."""
+    try:
+        decoder = _decoders.get(_kind.decode(raw).type)
+        frame: Frame | None = decoder.decode(raw) if decoder is not None else None
+        return frame
+    except msgspec.MsgspecError:
+        return None
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
