@@ -185,7 +185,6 @@ class Room:
     def _finish(self, end: Exception) -> None:
         if self._end is None:
             self._end = end
-            self.trouble = str(end)
             self._unsent.give_up(end)
             self._news.set()
 

@@ -13,7 +13,11 @@ from contextlib import asynccontextmanager
 
 from chat.errors import ChatError
 from chat.log.database import Database
+from chat.log.users import Users
 from chat.settings import Settings
+from chat.web.identity import TOKEN_TTL, Identities
+
+DEFAULT_URL = "http://127.0.0.1:8000"  # of a server on this machine, where nobody says otherwise
 
 
 class Impossible(ChatError):
@@ -32,3 +36,18 @@ async def opened(settings: Settings | None = None) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+async def token_of(
+    settings: Settings, name: str, room: str | None = None, ttl: int = TOKEN_TTL
+) -> str:
+    """Return a token that lets a site user in, made if new; the settings hold the key.
+
+    Raises Impossible, NameRefused or Unavailable, with a sentence.
+    """
+    async with opened(settings) as database:
+        users = Users(database)
+        user = await users.site_user(name)
+        if user.disabled_at is not None:
+            raise Impossible(f"{user.name} is disabled; `user enable` lets them in again.")
+        return Identities(settings, users).mint(user, room, ttl)[0]

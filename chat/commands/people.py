@@ -12,12 +12,12 @@ import os
 from typing import Any
 
 from chat.clock import rfc3339
-from chat.commands import Impossible, opened
+from chat.commands import Impossible, opened, token_of
 from chat.log.users import User, Users
 from chat.ops.secret import with_secret_key
 from chat.protocol import ROOM_NAME
 from chat.settings import Settings
-from chat.web.identity import MAX_TOKEN_TTL, TOKEN_TTL, Identities
+from chat.web.identity import MAX_TOKEN_TTL, TOKEN_TTL
 
 PAGE = 1_000  # users read at a time
 
@@ -108,14 +108,6 @@ def _token(options: argparse.Namespace) -> int:
     if not 1 <= options.ttl <= MAX_TOKEN_TTL:
         raise Impossible(f"A token lasts 1 to {MAX_TOKEN_TTL} seconds.")
 
-    async def run() -> str:
-        settings = with_secret_key(Settings.load(os.environ))
-        async with opened(settings) as database:
-            users = Users(database)
-            user = await users.site_user(options.user)
-            if user.disabled_at is not None:
-                raise Impossible(f"{user.name} is disabled; `user enable` lets them in again.")
-            return Identities(settings, users).mint(user, options.room, options.ttl)[0]
-
-    print(asyncio.run(run()))
+    settings = with_secret_key(Settings.load(os.environ))
+    print(asyncio.run(token_of(settings, options.user, options.room, options.ttl)))
     return 0
