@@ -1,7 +1,7 @@
 # Tertulia: `make run` opens the chat, `make help` says what else there is.
 # Nothing but make and a Python is needed before; all that is installed goes to .venv.
 
-# Where `make run` listens. HOST is not taken from the environment: some shells and compilers set
+# Where `make run` listens, and `make healthcheck` asks. HOST is not taken from the environment: some shells and compilers set
 # it to something else.
 HOST = 127.0.0.1
 PORT ?= 8000
@@ -37,6 +37,7 @@ DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
 .PHONY: help run check-config test coverage lint format texts screenshots bench soak browser proxies clean
+.PHONY: help run check-config healthcheck test coverage lint format texts screenshots bench soak browser clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -50,6 +51,10 @@ check-config: .venv/installed-run ## look at the settings and what they name, be
 	@exec $(VENV_PYTHON) -m chat check
 
 test: .venv/installed-test browser proxies $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
+healthcheck: .venv/installed-run ## ask a running chat whether it works; takes HOST, PORT
+	@exec $(VENV_PYTHON) -m chat healthcheck --url 'http://$(HOST):$(PORT)' $(ARGS)
+
+test: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
 	@exec $(VENV_PYTHON) -m pytest $(or $(ARGS),$(ALL))
 
 coverage: .venv/installed-test browser proxies $(NODE_MODULES)/.installed ## run all tests, and see what they reach: it takes a third longer

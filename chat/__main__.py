@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chat import __version__
 from chat.app import create_app
-from chat.commands import check, people, talk
+from chat.commands import check, healthcheck, people, talk
 from chat.errors import ChatError, SettingsError
 from chat.ops import logging
 from chat.ops.advice import oddities
@@ -20,7 +20,7 @@ from chat.ops.server import load_config, serve
 from chat.settings import Settings
 
 # The commands beside `serve`, in the order of `--help`.
-SUBJECTS = (check, people, talk)
+SUBJECTS = (check, healthcheck, people, talk)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -52,7 +52,8 @@ class Room:
     `token` is a text, or a coroutine function that is called before each connection and before a
     token ends; `headers` may hold a cookie instead. `since` is the last seq that is known, 0 for
     the beginning; without it the newest 50 messages come first. `on_welcome` is called with each
-    welcome: one that is not `resumed` means that what came before is to be forgotten.
+    welcome: one that is not `resumed` means that what came before is to be forgotten. `at` is the
+    host and port to connect to, where they are not those of the url.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Room:
         since: int | None = None,
         epoch: str | None = None,
         on_welcome: Callable[[Welcome], None] | None = None,
+        at: tuple[str, int] | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
@@ -72,6 +74,7 @@ class Room:
         self._token = token
         self._headers = headers or {}
         self._on_welcome = on_welcome
+        self._at = at
         # Seq of the newest message that was kept; None until the first is known.
         self._cursor = since
         self._epoch = epoch
@@ -201,7 +204,7 @@ class Room:
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         while True:
-            link = Link(self._token, self._headers, self._hear, self._talk)
+            link = Link(self._token, self._headers, self._hear, self._talk, self._at)
             code, reason = await link.run(self._address())
             joined = link.joined_at is not None
             # A token that was good has run out: whoever gave it is asked for the next one.

@@ -77,16 +77,21 @@ class Link:
         headers: Mapping[str, str],
         hear: Callable[[Frame], None],
         talk: Callable[[Link], Coroutine[Any, Any, None]],
+        at: tuple[str, int] | None = None,
     ) -> None:
         self._token = token
         self._headers = headers
         self._hear = hear
         self._talk = talk
+        # Host and port to connect to; None: those of the address.
+        self._at = at
         self._socket: ClientConnection | None = None
         # Loop time of the welcome; None: there was none.
         self.joined_at: float | None = None
         # Seconds until the server wants us back; None where it did not say.
         self.told: float | None = None
+        # The HTTP status in place of an upgrade; None: there was none.
+        self.status: int | None = None
         # The server's clock less ours, in seconds.
         self._clock = 0.0
         # Seconds that our token has left, set with the bell when the server says so.
@@ -101,8 +106,12 @@ class Link:
                 if self._token is not None:
                     # Not in the address, which proxies log.
                     headers["Authorization"] = f"Bearer {await self._next_token()}"
+                where: dict[str, Any] = {}
+                if self._at is not None:
+                    where["host"], where["port"] = self._at
                 async with connect(
                     url,
+                    **where,
                     additional_headers=headers,
                     user_agent_header=f"tertulia/{__version__}",
                     compression=None,
@@ -122,7 +131,8 @@ class Link:
         except InvalidStatus as error:
             wait = error.response.headers.get("Retry-After", "")
             self.told = float(wait) if wait.isdecimal() else None
-            return GIVEN_UP, f"the server answers HTTP {error.response.status_code}"
+            self.status = error.response.status_code
+            return GIVEN_UP, f"the server answers HTTP {self.status}"
         except TimeoutError:
             return GIVEN_UP, "the server does not answer"
         except NoToken as error:

@@ -1,0 +1,91 @@
+"""The chat from within, for `healthcheck.py`: the database and the key, where they are at hand.
+
+The tables are left as they are. Where the key is there, too, two site users are made whose direct
+room no list shows to anybody else, and a token for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from chat.commands.place import Failing
+from chat.errors import SettingsError, Unavailable
+from chat.log.database import Database
+from chat.log.faults import FAULTS, describe
+from chat.log.migrations import standing
+from chat.log.repository import Repository
+from chat.log.users import Users
+from chat.log.writer import Writer
+from chat.ops.secret import KEY_FILE, with_secret_key
+from chat.settings import Settings
+from chat.web.identity import Identities
+
+WRITE_LIMIT = 3.0  # seconds; the check has four for everything
+USERS = ("healthcheck", "healthcheck-peer")
+TOKEN_TTL = 60  # seconds
+
+
+class Entry(NamedTuple):
+    """A token, and the one room that it is good for."""
+
+    token: str
+    room: str
+
+
+class AtHand(NamedTuple):
+    # Whether there was a database to be tried; it is well then.
+    database: bool
+    # None where there is no key.
+    entry: Entry | None
+
+
+async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
+    """Try the database, where there is one; return what it and the key are good for.
+
+    Raises Failing where the database cannot be reached, is not migrated, or takes no writes.
+    """
+    file = Path(unquote(settings.database_url.removeprefix("sqlite:///")))
+    if settings.on_sqlite and not await asyncio.to_thread(file.exists):
+        if not environ.get("CHAT_DATABASE_URL"):
+            return AtHand(False, None)
+        raise Failing(f"There is no file {file}: is this the folder that the chat runs in?")
+    try:
+        current, newest = await standing(settings.database_url)
+    except FAULTS as error:
+        raise Failing(
+            f"From here it cannot be opened: {describe(error)}. Does it run where"
+            " CHAT_DATABASE_URL says?"
+        ) from error
+    if current != newest:
+        raise Failing(
+            f"Its tables are at step {current}, not {newest}: the next start of a node with this"
+            " version brings them up to date."
+        )
+    database = Database(settings.database_url)
+    try:
+        await database.open()
+        await Writer(Repository(database), lambda *_: None).check(WRITE_LIMIT)
+        return AtHand(True, await _entry(settings, database))
+    except Unavailable as error:
+        reason = describe(error.__cause__ or error)
+        raise Failing(f"From here it takes no messages: {reason}.") from error
+    finally:
+        await database.close()
+
+
+async def _entry(settings: Settings, database: Database) -> Entry | None:
+    if not settings.secret_key and not KEY_FILE.exists():
+        return None  # one that is made now would be of no use
+    try:
+        settings = with_secret_key(settings)
+    except SettingsError:
+        return None  # it is somebody else's
+    users = Users(database)
+    one, other = [await users.site_user(name) for name in USERS]
+    low, high = sorted((one.id, other.id))
+    room = f"dm.{low}.{high}"
+    return Entry(Identities(settings, users).mint(one, room, TOKEN_TTL)[0], room)
