@@ -24,6 +24,9 @@ from chat.errors import ChatError
 from chat.protocol import Ack, Closing, Error, Message, Redacted, Renewed, Welcome
 
 logger = logging.getLogger(__name__)
+# Of websockets. At DEBUG it would write headers and frames, and so tokens and texts.
+quiet = logging.getLogger(f"{__name__}.socket")
+quiet.setLevel(logging.INFO)
 
 WELCOME_LIMIT = 15.0  # seconds from asking for a token to the welcome
 CLOSING_LIMIT = 10.0  # seconds from `closing` to the close
@@ -116,6 +119,7 @@ class Link:
                     user_agent_header=f"tertulia/{__version__}",
                     compression=None,
                     proxy=None,
+                    logger=quiet,
                     open_timeout=None,
                     ping_interval=PING_INTERVAL,
                     ping_timeout=PING_LIMIT,

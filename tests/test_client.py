@@ -93,6 +93,17 @@ async def test_a_cookie_lets_a_guest_in(server: ChatServer) -> None:
         assert room.welcome is not None and room.welcome.user.name == maria.name
 
 
+async def test_no_log_line_holds_a_token_or_a_text(
+    server: ChatServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    maria = await site(server)
+    with caplog.at_level("DEBUG"):
+        async with entering(maria, a_room()) as room:
+            await room.send("a text of its own")
+            await take(room, 1)
+    assert maria.token not in caplog.text and "a text of its own" not in caplog.text
+
+
 async def test_in_a_direct_room_the_other_one_is_the_receiver(server: ChatServer) -> None:
     maria, jon = await site(server), await site(server)
     async with entering(maria, await direct_room(maria, jon)) as room:
