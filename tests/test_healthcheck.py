@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import psutil
@@ -199,6 +200,19 @@ async def test_a_chat_that_hangs_is_given_up_in_time(chat_server: ChatServerFact
     assert (ended.returncode, ended.stderr) == (1, "")
     assert words(said) == ALL_OK | {"http": "fail", "websocket": "fail", "relay": "fail"}
     assert "does not answer: the process hangs" in said["http"]
+
+
+async def test_tables_that_somebody_locks_are_given_up_in_time(
+    chat_server: ChatServerFactory,
+) -> None:
+    server = await chat_server()
+    with closing(sqlite3.connect(server.folder / "var" / "chat.db")) as database:
+        database.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        ended = await server.command("healthcheck", "--url", server.url)
+        assert time.monotonic() - began < MOST
+    assert ended.returncode == 1
+    assert "does somebody lock its tables?" in lines(ended.stdout)["database"]
 
 
 # --- Through a proxy
