@@ -36,8 +36,7 @@ SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
 
 .DEFAULT_GOAL := help
-.PHONY: help run check-config test coverage lint format texts screenshots bench soak browser proxies clean
-.PHONY: help run check-config healthcheck test coverage lint format texts screenshots bench soak browser clean
+.PHONY: help run check-config healthcheck test coverage lint format texts screenshots bench soak browser proxies clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -50,11 +49,10 @@ run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, 
 check-config: .venv/installed-run ## look at the settings and what they name, before the start
 	@exec $(VENV_PYTHON) -m chat check
 
-test: .venv/installed-test browser proxies $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
 healthcheck: .venv/installed-run ## ask a running chat whether it works; takes HOST, PORT
 	@exec $(VENV_PYTHON) -m chat healthcheck --url 'http://$(HOST):$(PORT)' $(ARGS)
 
-test: .venv/installed-test browser $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
+test: .venv/installed-test browser proxies $(NODE_MODULES)/.installed ## run all tests; ARGS="tests/test_tail.py -k gap" for some
 	@exec $(VENV_PYTHON) -m pytest $(or $(ARGS),$(ALL))
 
 coverage: .venv/installed-test browser proxies $(NODE_MODULES)/.installed ## run all tests, and see what they reach: it takes a third longer
