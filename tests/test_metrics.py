@@ -246,6 +246,8 @@ async def test_two_processes_count_exactly_what_happened_also_when_one_is_replac
         )
 
         workers[0].send_signal(signal.SIGKILL)
+        # Who asks it while it dies gets no answer.
+        await server.wait_for_log("ended with code -9")
         gone = []
         for number, member in enumerate(members):
             try:

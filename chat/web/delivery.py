@@ -110,6 +110,7 @@ class Delivery:
         self._sending_since = None
 
     async def _write(self) -> None:
+        sent = metrics.sent
         while self.ending is None:
             self._bell.clear()
             await self._send_answers()
@@ -126,24 +127,24 @@ class Delivery:
                 continue
             if frame is not None:
                 await self.send(frame)
-                self._count(before)
+                sent.messages += self.cursor.seq - before
+                sent.frames += 1
+                if sent.frames == 1:
+                    self._count(self.cursor.room.rung_at(before + 1))
             elif not self._outbox and not self._asides:
                 # Whatever came since the bell was cleared has set it again.
                 await self._bell.wait()
         await self._send_answers()  # what was decided before the end is still said
         await self._close(*self.ending)
 
-    def _count(self, before: int) -> None:
-        """Count the frame that was just sent, of what came after `before`."""
-        sent = metrics.sent
-        sent.messages += self.cursor.seq - before
-        sent.frames += 1
-        if sent.frames == 1:
-            self._loop.call_soon(self._hand_over, self.cursor.room.rung_at(before + 1))
+    def _count(self, since: float | None) -> None:
+        """Hand over what is counted, once the others have their frames that this bell woke."""
 
-    def _hand_over(self, since: float | None) -> None:
-        seconds = None if since is None else self._loop.time() - max(since, self._began)
-        metrics.sent.hand_over(seconds)
+        def hand_over() -> None:
+            took = None if since is None else self._loop.time() - max(since, self._began)
+            metrics.sent.hand_over(took)
+
+        self._loop.call_soon(hand_over)
 
     async def _send_answers(self) -> None:
         while self._outbox:
