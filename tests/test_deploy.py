@@ -21,6 +21,7 @@ from compose_spec import PyCompose
 from chat.live import hub, tail
 from chat.log import database
 from chat.ops import server, workers
+from chat.ops.advice import oddities
 from chat.ops.config import DEFAULTS
 from chat.settings import Settings
 from chat.web import delivery, draining
@@ -107,7 +108,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_all_that_compose_names_is_there(compose: dict[str, Any]) -> None:
-    services, volumes = compose["services"], set(compose["volumes"])
+    services, kept = compose["services"], {*compose["volumes"], *compose["configs"]}
     used = set()
     for service in services.values():
         for other, how in service.get("depends_on", {}).items():
@@ -119,7 +120,8 @@ def test_all_that_compose_names_is_there(compose: dict[str, Any]) -> None:
                 assert (ROOT / source).is_file()
             else:
                 used.add(source)
-    assert used == volumes
+        used |= {config["source"] for config in service.get("configs", [])}
+    assert used == kept
 
 
 def has_check(service: dict[str, Any]) -> bool:
@@ -152,7 +154,12 @@ def test_the_nodes_get_settings_that_exist_and_no_secret_that_stands_in_the_file
     compose: dict[str, Any],
 ) -> None:
     node, proxy = compose["services"]["chat-1"], compose["services"]["proxy"]
-    given = {"POSTGRES_PASSWORD": "p" * 20, "CHAT_SECRET_KEY": "k" * 20, "DOMAIN": "chat.example"}
+    given = {
+        "POSTGRES_PASSWORD": "p" * 20,
+        "REDIS_PASSWORD": "r" * 20,
+        "CHAT_SECRET_KEY": "k" * 20,
+        "DOMAIN": "chat.example",
+    }
     text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     for variable in (*given, "CHAT_API_KEY"):
         assert f"${{{variable}:" in text
@@ -164,6 +171,7 @@ def test_the_nodes_get_settings_that_exist_and_no_secret_that_stands_in_the_file
     assert not Settings.unknown(environment)
     settings = Settings.load(environment)
     settings.check_workers(2)
+    assert minded(settings, container_command()[-1]) == []
     assert settings.allowed_hosts == ("chat.example", "127.0.0.1")
     assert settings.database_url == f"postgresql://chat:{'p' * 20}@postgres/chat"
     [network] = compose["networks"]["default"]["ipam"]["config"]
@@ -171,6 +179,11 @@ def test_the_nodes_get_settings_that_exist_and_no_secret_that_stands_in_the_file
     assert ipaddress.ip_network(network["subnet"]).is_private
     port = container_command()[-1].rpartition(":")[2]
     assert proxy["environment"]["NODES"].split() == [f"chat-1:{port}", f"chat-2:{port}"]
+
+
+def minded(settings: Settings, bind: str) -> list[str]:
+    """Return what `check` would say of settings; the machine of the tests is another matter."""
+    return [sentence for sentence in oddities(settings, [bind]) if "CHAT_" in sentence]
 
 
 # --- A service of systemd
@@ -226,6 +239,7 @@ def test_the_settings_that_the_page_shows_are_good_ones() -> None:
     assert not Settings.unknown(unit_s)
     settings = Settings.load(unit_s)
     settings.check_workers(2)
+    assert minded(settings, "127.0.0.1:8000") == []
     assert settings.cookie_secure and "127.0.0.1" in settings.allowed_hosts
     text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     wanted = set(re.findall(r"\$\{(\w+)", text))
