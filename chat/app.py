@@ -30,6 +30,7 @@ from chat.log.database import Database
 from chat.log.marks import Marks
 from chat.log.members import Members
 from chat.log.repository import Repository
+from chat.log.retention import Retention
 from chat.log.users import Users
 from chat.log.writer import Writer
 from chat.ops.health import readiness
@@ -127,6 +128,8 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     tasks.start("tending", hub.tend)
     tasks.start("presence", hub.presence.run)
     tasks.start("marks", marks.run)
+    if settings.retention_days:
+        tasks.start("retention", Retention(database, settings.retention_days, process).run)
     try:
         yield
     finally:
