@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chat import __version__
 from chat.app import create_app
-from chat.commands import people, records, restore
+from chat.commands import archive, people, records, restore
 from chat.errors import ChatError, SettingsError
 from chat.ops import logging
 from chat.ops.secret import with_secret_key
@@ -19,7 +19,7 @@ from chat.ops.server import load_config, serve
 from chat.settings import Settings
 
 # The commands beside `serve`, in the order of `--help`.
-SUBJECTS = (people, records, restore)
+SUBJECTS = (people, records, archive, restore)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -175,9 +175,13 @@ def entry(message: Message) -> Entry:
     return Entry(message.seq, encoded.decode(), len(encoded))
 
 
+def decoded(one: Entry) -> Message:
+    return _messages.decode(one.json)
+
+
 def redacted(one: Entry) -> Entry:
     """Return the message without its text, as the log has it once an operator took it away."""
-    message = _messages.decode(one.json)
+    message = decoded(one)
     message.text, message.redacted = "", True
     return entry(message)
 
