@@ -46,7 +46,14 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs/protocol.md"
 DESIGN = ROOT / "docs/design.md"
-PAGES = (README, PROTOCOL, DESIGN, ROOT / "CHANGELOG.md", ROOT / "bench/README.md")
+PAGES = (
+    README,
+    PROTOCOL,
+    DESIGN,
+    ROOT / "docs/data.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "bench/README.md",
+)
 
 # Where protocol.md says what is not there; nothing in it counts as documented.
 NOT_BUILT = "Not built yet"
