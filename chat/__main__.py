@@ -11,7 +11,16 @@ from pathlib import Path
 
 from chat import __version__
 from chat.app import create_app
-from chat.commands import check, healthcheck, people, talk
+from chat.commands import (
+    archive,
+    bench,
+    check,
+    healthcheck,
+    people,
+    records,
+    restore,
+    talk,
+)
 from chat.errors import ChatError, SettingsError
 from chat.ops import logging
 from chat.ops.advice import oddities
@@ -20,7 +29,7 @@ from chat.ops.server import load_config, serve
 from chat.settings import Settings
 
 # The commands beside `serve`, in the order of `--help`.
-SUBJECTS = (check, healthcheck, people, talk)
+SUBJECTS = (check, healthcheck, people, records, talk, archive, restore, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ChatError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as shells do: 128, and the number of the signal
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from chat.log.database import Database
 from chat.log.marks import Marks
 from chat.log.members import Members
 from chat.log.repository import Repository
+from chat.log.retention import Retention
 from chat.log.users import Users
 from chat.log.writer import Writer
 from chat.ops import metrics
@@ -130,6 +131,8 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     tasks.start("tending", lambda: tend(hub.members))
     tasks.start("presence", hub.presence.run)
     tasks.start("marks", marks.run)
+    if settings.retention_days:
+        tasks.start("retention", Retention(database, settings.retention_days, process).run)
     try:
         yield
     finally:

@@ -161,6 +161,8 @@ class Message(Struct):
 
 
 _encoder = msgspec.json.Encoder()
+_messages = msgspec.json.Decoder(Message)
+_REDACTED = '"redacted":true}'  # how such an entry ends; within a text, quotes are escaped
 
 
 def encode(frame: Struct) -> str:
@@ -171,6 +173,26 @@ def entry(message: Message) -> Entry:
     """Encode one message, once for all that it is sent to."""
     encoded = _encoder.encode(message)
     return Entry(message.seq, encoded.decode(), len(encoded))
+
+
+def decoded(one: Entry) -> Message:
+    return _messages.decode(one.json)
+
+
+def redacted(one: Entry) -> Entry:
+    """Return the message without its text, as the log has it once an operator took it away."""
+    message = decoded(one)
+    message.text, message.redacted = "", True
+    return entry(message)
+
+
+def same(one: Entry, other: Entry) -> bool:
+    """Tell whether both are one message; a text that is there no more says nothing else."""
+    if one == other:
+        return True
+    if not any(each.json.endswith(_REDACTED) for each in (one, other)):
+        return False
+    return redacted(one) == redacted(other)
 
 
 def messages_frame(room: str, entries: Iterable[Entry]) -> SharedText:

@@ -18,6 +18,7 @@ from chat.errors import SettingsError
 
 MIN_SECRET = 16  # characters
 MAX_SESSION_HOURS = 24 * 3650
+MAX_RETENTION_DAYS = 36_500
 RATE = re.compile(r"([1-9][0-9]{0,8})\s*/\s*(second|minute|hour|day)")
 COOKIE_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265: a token
 DATABASE_OPTIONS = {"ssl", "host"}  # what `databases` and SQLAlchemy both understand
@@ -222,6 +223,12 @@ class Settings:
         "",
         _networks,
         "addresses or networks whose `X-Forwarded-*` headers are believed",
+    )
+    retention_days: int = _setting(
+        "CHAT_RETENTION_DAYS",
+        "0",
+        _count(0, MAX_RETENTION_DAYS),
+        "older messages are trimmed; 0 = kept for ever",
     )
     log_format: str = _setting(
         "CHAT_LOG_FORMAT", "text", _choice("text", "json"), "`text` or `json`"

@@ -21,7 +21,8 @@ from chat.live.relay import Relay
 from chat.live.room import Room
 from chat.live.tasks import Tasks, stop
 from chat.log.database import Database
-from chat.log.repository import Heads, Repository, Stored
+from chat.log.heads import Heads
+from chat.log.repository import Repository, Stored
 from chat.log.statements import Draft
 from chat.log.writer import Writer
 from chat.protocol import CloseCode, Entry, Person, SharedText

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat.clock import now, rfc3339
+from chat.clock import milliseconds, now, rfc3339
 
 AT = 1_795_514_400_123
 AT_WRITTEN = "2026-11-24T10:00:00.123Z"
@@ -32,3 +33,27 @@ def test_a_written_time_is_exact(moment: int) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", written)
     assert int(written[-4:-1]) == moment % 1_000
     assert int(written[-7:-5]) == moment // 1_000 % 60
+
+
+@pytest.mark.parametrize("moment", [0, 1, 999, 1_795_514_400_123, 4_102_444_799_999])
+def test_a_time_that_was_written_is_read_again(moment: int) -> None:
+    assert milliseconds(rfc3339(moment)) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026-11-24",
+        "2026-11-24T10:00:00Z",
+        "2026-11-24T10:00:00.123",
+        "2026-11-24T10:00:00.123+00:00",
+        "2026-11-24T11:00:00.123+01:00",
+        "2026-11-24T10:00:00.123456Z",
+        "2026-13-24T10:00:00.123Z",
+    ],
+)
+def test_a_time_that_is_written_otherwise_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time such as"):
+        milliseconds(text)

@@ -155,10 +155,16 @@ def test_the_five_alerts_are_documented_and_complete() -> None:
 # --- Log lines
 
 
+# Their lines are in the logs of whoever uses the client.
+CLIENT = ("client.py", "link.py", "unsent.py")
+
+
 def written() -> set[tuple[str, str]]:
-    """Return level and text of all lines that chat/ writes from INFO on."""
+    """Return level and text of all lines that a server writes from INFO on."""
     found = set()
     for path in sorted((ROOT / "chat").rglob("*.py")):
+        if path.name in CLIENT:
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue

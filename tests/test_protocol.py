@@ -30,6 +30,8 @@ from chat.protocol import (
     history_frame,
     is_reserved,
     messages_frame,
+    redacted,
+    same,
 )
 
 MARIA = Person(7, "maria")
@@ -122,8 +124,20 @@ def test_an_entry_is_the_contracts() -> None:
     assert json.loads(entry(faces(813)).json) == PLAIN
     addressed = entry(faces(813, receiver=Person(12, "zoë")))
     assert json.loads(addressed.json) == PLAIN | {"receiver": {"id": 12, "name": "zoë"}}
-    redacted = entry(faces(813, "", redacted=True))
-    assert json.loads(redacted.json) == PLAIN | {"text": "", "redacted": True}
+    bare = entry(faces(813, "", redacted=True))
+    assert json.loads(bare.json) == PLAIN | {"text": "", "redacted": True}
+
+
+def test_a_redacted_entry_is_the_same_message_without_its_text() -> None:
+    first = entry(faces(813, 'says "redacted":true}', receiver=Person(12, "zoë")))
+    bare = redacted(first)
+    assert json.loads(bare.json) == json.loads(first.json) | {"text": "", "redacted": True}
+    assert (bare.seq, bare.size) == (813, len(bare.json.encode()))
+    assert redacted(bare) == bare
+    assert same(first, first) and same(first, bare) and same(bare, first)
+    other = entry(faces(813, "other"))
+    assert not same(first, other) and same(other, redacted(other))
+    assert not same(bare, redacted(other)), "another receiver"
 
 
 @given(st.text(max_size=200), st.text(min_size=1, max_size=32))

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from chat.clock import now, rfc3339
 from chat.errors import IdConflict, Unavailable
 from chat.log.database import Database
+from chat.log.heads import REVOCATION_OVERLAP
 from chat.log.members import Mark, Members
-from chat.log.repository import REVOCATION_OVERLAP, Repository, Room
+from chat.log.repository import Repository, Room
 from chat.log.statements import Draft
 from chat.log.users import User, Users
 from chat.protocol import Person

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Iterable
 from contextlib import suppress
 
 import pytest
 
 from chat.live.room import MAX_FRAMES, TAIL_LOAD, Room
 from chat.live.tail import TAIL_COUNT
-from chat.protocol import PAGE_MAX, Entry
-from tests.live import Bells, Node, node, seqs_of
+from chat.log.redactions import Outcome, redact
+from chat.protocol import PAGE_MAX, CloseCode, Entry, messages_frame
+from tests.live import Bells, Guest, Node, node, seqs_of
 from tests.relays import LIMIT, until
 
 
@@ -77,6 +80,101 @@ async def test_another_message_under_a_seq_that_is_held_is_a_contradiction(
         assert not room.contradicted
         room.offer(room.epoch, [Entry(2, one.json, one.size)])
         assert room.contradicted
+
+
+def told_of(guest: Guest) -> list[int]:
+    """Return the seqs whose text it was told to be gone."""
+    return [frame["seq"] for frame in guest.asides if frame["type"] == "redacted"]
+
+
+def texts_of(frames: Iterable[str]) -> list[str]:
+    return [one["text"] for frame in frames for one in json.loads(frame)["messages"]]
+
+
+async def test_the_text_of_a_redacted_message_leaves_the_memory_and_members_are_told_once(
+    database_url: str,
+) -> None:
+    async with node(database_url, Bells()) as here:
+        guests = [await here.join() for _ in range(2)]
+        await here.say("one", "two")
+        await until(lambda: all(guest.seqs == [1, 2] for guest in guests))
+        room = guests[0].cursor.room
+        assert room.frame_after(0) is not None
+        assert await redact(here.log.database, room.id, 2) is Outcome.REDACTED
+        await until(lambda: all(told_of(guest) == [2] for guest in guests))
+        assert {"type": "redacted", "room": "lobby", "seq": 2} in guests[0].asides
+        frame, _ = room.frame_after(0) or ("", 0)
+        assert texts_of([frame]) == ["one", ""]
+        # The next looks find it, too.
+        looks = len(here.log.looks)
+        await until(lambda: len(here.log.looks) > looks + 1)
+        assert [told_of(guest) for guest in guests] == [[2], [2]]
+
+
+async def test_what_is_older_than_a_redaction_brings_no_text_back_and_contradicts_nothing(
+    database_url: str,
+) -> None:
+    async with node(database_url, Bells()) as here:
+        guest = await here.join()
+        await here.say("one", "two")
+        room = guest.cursor.room
+        before = await logged(here, range(1, 3))
+        await here.say("three")
+        room.redact([1, 3])
+        late = await logged(here, range(3, 4))
+        room.offer(room.epoch, before)
+        room.offer(room.epoch, [*before, *late])
+        assert not room.contradicted
+        assert texts_of([messages_frame("lobby", room.tail.after(0) or ())]) == ["", "two", ""]
+        assert texts_of([messages_frame("lobby", room.cleaned([*before, *late]))]) == [
+            "",
+            "two",
+            "",
+        ]
+
+
+async def test_a_page_that_was_read_before_a_redaction_has_no_text_after_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(database_url, Bells()) as here:
+        await here.say("one", "two")
+        room = await here.room()
+        before = await logged(here, range(1, 3))
+        answered = asyncio.Event()
+
+        async def late(room_id: int, after: int, limit: int) -> list[Entry]:
+            await answered.wait()
+            return before
+
+        monkeypatch.setattr(here.log, "read", late)
+        reading = asyncio.create_task(room.page_after(0))
+        await asyncio.sleep(0)
+        room.redact([2])
+        answered.set()
+        assert texts_of([messages_frame("lobby", await reading)]) == ["one", ""]
+
+
+async def test_who_comes_back_is_told_of_what_was_redacted_meanwhile(database_url: str) -> None:
+    async with node(database_url, Bells()) as here:
+        await here.say("one", "two", "three")
+        row = await here.log.find_room("lobby")
+        assert row is not None
+        for seq in (1, 3):
+            await redact(here.log.database, row.id, seq)
+        guest = await here.join(since=2)
+        room = guest.cursor.room
+        room.remind(guest, 2)
+        assert told_of(guest) == [1]
+        await until(lambda: texts_of(guest.frames) == [""])
+
+
+async def test_who_cannot_be_told_of_a_redaction_comes_back_and_is(database_url: str) -> None:
+    async with node(database_url, Bells()) as here:
+        guest = await here.join()
+        await here.say("one")
+        guest.aside = lambda *_, **__: False  # type: ignore[method-assign]
+        guest.cursor.room.redact([1])
+        assert guest.ended == [CloseCode.RESTART]
 
 
 async def test_a_gap_is_filled_from_the_log(database_url: str) -> None:

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "CHAT_MAX_CONNECTIONS_PER_USER": ("max_connections_per_user", 20),
     "CHAT_MAX_CONNECTIONS_PER_ADDRESS": ("max_connections_per_address", 0),
     "CHAT_TRUSTED_PROXIES": ("trusted_proxies", ()),
+    "CHAT_RETENTION_DAYS": ("retention_days", 0),
     "CHAT_LOG_FORMAT": ("log_format", "text"),
     "CHAT_LOG_LEVEL": ("log_level", "INFO"),
 }
@@ -86,6 +87,7 @@ POSTGRES = "postgresql://chat:secret%40word@db.example:5433/chat"
         ("CHAT_MAX_CONNECTIONS_PER_USER", "0", 0),
         ("CHAT_MAX_CONNECTIONS_PER_ADDRESS", "5", 5),
         ("CHAT_TRUSTED_PROXIES", "10.0.0.0/8, 10.1.2.3/8,::1", ("10.0.0.0/8", "10.1.2.3/8", "::1")),
+        ("CHAT_RETENTION_DAYS", "90", 90),
         ("CHAT_LOG_FORMAT", "json", "json"),
         ("CHAT_LOG_LEVEL", "DEBUG", "DEBUG"),
     ],
@@ -149,6 +151,7 @@ WRONG = {
     "CHAT_MAX_CONNECTIONS_PER_USER": ["-1", "many", "1e3", "9" * 10],
     "CHAT_MAX_CONNECTIONS_PER_ADDRESS": ["-1", "0x10"],
     "CHAT_TRUSTED_PROXIES": ["proxy.example", "10.0.0.0/33", "10.0.0.1:80", "*"],
+    "CHAT_RETENTION_DAYS": ["-1", "90d", "36501"],
     "CHAT_LOG_FORMAT": ["xml", "JSON"],
     "CHAT_LOG_LEVEL": ["info", "TRACE", "10"],
 }

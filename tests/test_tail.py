@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chat import protocol
 from chat.live.tail import TAIL_BYTES, TAIL_COUNT, Offer, Tail
-from chat.protocol import Entry
+from chat.protocol import Entry, Message, Person, redacted
 from tests.live import entry, run
 
 NEWEST = 30  # messages in the logs that are made up below
@@ -66,6 +68,31 @@ def test_another_message_under_a_seq_that_is_held_contradicts() -> None:
     assert tail.contradicts([entry(4), another, entry(6)])
     assert not tail.contradicts([entry(2, 30), entry(3)]), "what is not held is not known"
     assert not Tail(5).contradicts([another])
+
+
+def said(seq: int, text: str = "hola") -> Entry:
+    return protocol.entry(
+        Message(seq, f"c-{seq}", Person(7, "maria"), None, text, "2026-11-24T10:00:00.000Z")
+    )
+
+
+def test_a_redacted_message_is_held_without_its_text() -> None:
+    tail = Tail(5, [said(seq, "hola" * seq) for seq in range(3, 6)])
+    tail.redact([1, 4, 6])
+    assert [json.loads(each.json)["text"] for each in tail.after(2) or ()] == [
+        "hola" * 3,
+        "",
+        "hola" * 5,
+    ]
+    assert tail._size == sum(each.size for each in tail.after(2) or ())
+
+
+def test_a_redaction_contradicts_nothing() -> None:
+    tail = Tail(3, [said(2), said(3)])
+    assert not tail.contradicts([redacted(said(2)), said(3)])
+    tail.redact([3])
+    assert not tail.contradicts([said(2), said(3)])
+    assert tail.contradicts([said(2, "other"), said(3)])
 
 
 def test_after_returns_nothing_at_the_head_and_none_beyond_its_reach() -> None:

@@ -110,7 +110,7 @@ async def measure(
         await asyncio.gather(*sends)
         wanted = len(stored) * members
         end = time.monotonic() + ARRIVE_LIMIT
-        while sum(heard) < wanted and time.monotonic() < end:
+        while sum(heard) < wanted and time.monotonic() < end:  # noqa: ASYNC110 - of many tasks
             await asyncio.sleep(0.01)
         spent = time.monotonic() - start
         for task in reading:
@@ -130,9 +130,7 @@ async def measure(
     )
 
 
-async def _enter(
-    stack: AsyncExitStack, settings: Settings, url: str, members: int
-) -> list[Room]:
+async def _enter(stack: AsyncExitStack, settings: Settings, url: str, members: int) -> list[Room]:
     name = f"bench-{secrets.token_hex(4)}"
     users = -(-members // PER_USER)
     tokens = [await token_of(settings, f"bench-{number}") for number in range(users)]

@@ -22,7 +22,7 @@ from chat.live.company import Companies
 from chat.live.flights import Flights
 from chat.live.hints import Hints
 from chat.live.relay import Relay
-from chat.live.room import TAIL_LOAD, Member, Room
+from chat.live.room import Member, Room
 from chat.live.tasks import stop
 from chat.log import epochs, repository
 from chat.log.repository import Repository
@@ -185,14 +185,7 @@ class Hub:
                     await self._relay.confirmed(channel)
                     await asyncio.sleep(0)  # its gap report comes now
             self._rung.discard(row.id)  # what rang until here is read now
-            entries = await self._log.read_before(row.id, None, TAIL_LOAD)
-            fresh = await self._log.find_room(row.name)
-            if fresh is None or fresh[:3] != row[:3]:  # `entries` may be another epoch's
-                raise Unavailable("This room is being set up again.")
-            if not entries or entries[-1].seq < fresh.last_seq:
-                # Committed between the two looks, or all trimmed: the ticker would find it, too.
-                entries = await self._log.read_before(row.id, None, TAIL_LOAD)
-            room = Room(fresh, entries, self._log)
+            room = await Room.load(row, self._log)
             ready.set_result(room)
             async for text in bells:
                 said = announcement.read(text, self._process)
@@ -263,6 +256,7 @@ class Hub:
                 back.append((room.id, epoch))
             else:
                 room.first_seq = first_seq
+                room.redact(heads.redacted.get(room.id, ()))
                 if last_seq > room.tail.last:
                     ahead.append((room, last_seq))
         if ahead and self._relay.lost:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from chat.errors import Reset, Unavailable
@@ -17,16 +17,19 @@ from chat.live.announcement import Announcement
 from chat.live.flights import Flights
 from chat.live.tail import Offer, Tail
 from chat.live.tasks import stop
-from chat.log import repository
+from chat.log import redactions, repository
 from chat.ops import metrics
 from chat.protocol import (
     PAGE_MAX,
     CloseCode,
     Entry,
     Person,
+    Redacted,
     SharedText,
+    encode,
     fitting,
     messages_frame,
+    redacted,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ RETRY_PAUSE = 0.5
 MAX_FRAMES = 4
 RINGS = 64  # bells whose time is kept
 TAIL_LOAD = PAGE_MAX  # messages read when a room opens: more than newcomers are sent
+# The newest redactions of a room that who resumes is told of: the page may have missed them.
+REDACTIONS_TOLD = 50
 
 
 class Member(Protocol):
@@ -76,7 +81,11 @@ class Member(Protocol):
 
 class Room:
     def __init__(
-        self, row: repository.Room, entries: Sequence[Entry], log: repository.Repository
+        self,
+        row: repository.Room,
+        entries: Sequence[Entry],
+        log: repository.Repository,
+        taken_away: Iterable[int] = (),
     ) -> None:
         self.id = row.id
         self.name = row.name
@@ -84,7 +93,9 @@ class Room:
         # The oldest seq in the log; retention moves it, the ticker tells.
         self.first_seq = row.first_seq
         head = entries[-1].seq if entries else row.last_seq
-        self.tail = Tail(head, entries)
+        # Seqs whose text was taken away, the latest last: what still brings one was under way.
+        self._redacted = dict.fromkeys(taken_away)
+        self.tail = Tail(head, self.cleaned(entries))
         self.members: set[Member] = set()
         # When the last member left (loop time); the hub closes rooms that stay empty.
         self.empty_since = 0.0
@@ -107,6 +118,19 @@ class Room:
         # Page reads in flight, by the seq they start after: a crowd that is behind reads once.
         self._pages: Flights[int, list[Entry]] = Flights()
 
+    @classmethod
+    async def load(cls, row: repository.Room, log: repository.Repository) -> Room:
+        """Return the room as the log has it now; raise Unavailable."""
+        entries = await log.read_before(row.id, None, TAIL_LOAD)
+        fresh = await log.find_room(row.name)
+        if fresh is None or fresh[:3] != row[:3]:  # `entries` may be another epoch's
+            raise Unavailable("This room is being set up again.")
+        if not entries or entries[-1].seq < fresh.last_seq:
+            # Committed between the two looks, or all trimmed: the ticker would find it, too.
+            entries = await log.read_before(row.id, None, TAIL_LOAD)
+        taken_away = await redactions.of_room(log.database, row.id, REDACTIONS_TOLD)
+        return cls(fresh, entries, log, taken_away)
+
     def offer(self, epoch: str, entries: Sequence[Entry]) -> None:
         """Take an announcement, and wake the members if it brought something new."""
         if epoch != self.epoch:
@@ -114,6 +138,7 @@ class Room:
             self.strangers += 1
             metrics.STRANGERS.add()
             return
+        entries = self.cleaned(entries)
         self.contradicted = self.contradicted or self.tail.contradicts(entries)
         known = self.tail.last
         match self.tail.offer(entries):
@@ -130,6 +155,30 @@ class Room:
             self.mend(said.last)
         else:
             self.offer(said.epoch, said.entries)
+
+    def redact(self, seqs: Sequence[int]) -> None:
+        """Let go of the texts that were taken away lately, and tell the members of new ones."""
+        new = [seq for seq in seqs if seq not in self._redacted]
+        if not new:
+            return
+        # Those that are still told of must stay, or they would be new each time.
+        earlier = [seq for seq in self._redacted if seq not in seqs][-REDACTIONS_TOLD:]
+        self._redacted = dict.fromkeys([*earlier, *seqs])
+        self.tail.redact(new)
+        self._frames.clear()
+        for member in self.members:
+            self._tell(member, new)
+
+    def remind(self, member: Member, seq: int) -> None:
+        """Tell one who comes back with what it has up to `seq` whose texts are gone since."""
+        known = [one for one in self._redacted if one <= seq]
+        self._tell(member, known[-REDACTIONS_TOLD:])
+
+    def cleaned(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the entries as they are now: an answer or bell may be older than a redaction."""
+        if not self._redacted or self._redacted.keys().isdisjoint(one.seq for one in entries):
+            return entries
+        return [redacted(one) if one.seq in self._redacted else one for one in entries]
 
     def frame_after(self, seq: int) -> tuple[SharedText, int] | None:
         """Return the frame of what follows `seq` and its last seq, or None: read the log.
@@ -148,13 +197,13 @@ class Room:
             self._frames[seq] = found
         return found
 
-    async def page_after(self, seq: int) -> list[Entry]:
+    async def page_after(self, seq: int) -> Sequence[Entry]:
         """Read the next page of the log; members at the same place share the query.
 
         Raises Reset where the room is closed meanwhile, Unavailable.
         """
         try:
-            return await self._pages.join(seq, lambda: self._read(seq))
+            return self.cleaned(await self._pages.join(seq, lambda: self._read(seq)))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
@@ -201,6 +250,11 @@ class Room:
         self._closed = True
         await stop([*self._pages.under_way.values(), *([self._mending] if self._mending else [])])
 
+    def _tell(self, member: Member, seqs: Sequence[int]) -> None:
+        for seq in seqs:
+            if not member.aside(f"redacted {seq}", encode(Redacted(self.name, seq))):
+                member.end(CloseCode.RESTART, "too much to tell")  # comes back, and is reminded
+
     def _ring(self, first: int) -> None:
         """Wake the members for what is new from this seq on."""
         self._rings.append((first, asyncio.get_running_loop().time()))
@@ -223,14 +277,14 @@ class Room:
             self._take(page)
             self._doubt = self._doubt or len(page) == PAGE_MAX
 
-    def _take(self, page: list[Entry]) -> None:
+    def _take(self, page: Sequence[Entry]) -> None:
         """Continue the tail with a page of the log that was read after its last message."""
         if not page:
             self._announced = self.tail.last
         elif page[0].seq > self.tail.last + 1:
             # Trimmed, all that lay between: members who miss it start afresh (`Reset`).
             self.first_seq = page[0].seq
-            self.tail = Tail(page[-1].seq, page)
+            self.tail = Tail(page[-1].seq, self.cleaned(page))
             self._ring(page[0].seq)
         else:
             self.offer(self.epoch, page)

@@ -7,10 +7,10 @@ Rule 3: it is bounded by count and by bytes, but always holds the newest message
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
-from chat.protocol import Entry
+from chat.protocol import Entry, redacted, same
 
 TAIL_COUNT = 1_000  # messages: some seconds of a busy room
 TAIL_BYTES = 1024 * 1024  # bytes of their JSON
@@ -54,7 +54,16 @@ class Tail:
     def contradicts(self, entries: Sequence[Entry]) -> bool:
         """Tell whether one of these is another message than the one held under its seq."""
         held = self.after(entries[0].seq - 1) or ()
-        return any(mine != other for mine, other in zip(held, entries, strict=False))
+        return not all(same(mine, other) for mine, other in zip(held, entries, strict=False))
+
+    def redact(self, seqs: Iterable[int]) -> None:
+        """Let these messages, where they are held, have no text any more."""
+        for seq in seqs:
+            if self.first <= seq <= self.last:
+                place = seq - self.first
+                bare = redacted(self._entries[place])
+                self._size += bare.size - self._entries[place].size
+                self._entries[place] = bare
 
     def after(self, seq: int) -> Sequence[Entry] | None:
         """Return all messages after `seq`, or None where the tail does not reach back so far."""

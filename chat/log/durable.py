@@ -27,6 +27,8 @@ class DurableConnection(sqlite3.Connection):
         self._log: tuple[int, int] | None = None
         super().__init__(path, **options)
         self.execute("PRAGMA synchronous=FULL")
+        # What is taken away or trimmed leaves nothing to read in the file's free places.
+        self.execute("PRAGMA secure_delete=ON")
 
     def replaced(self) -> bool:
         """Tell whether another file has taken the place of this one; raise OSError where none has.

@@ -7,7 +7,6 @@ repeated id finds its first message. Called by `log/writer.py`, `chat.live` and 
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,11 +17,11 @@ from chat.clock import now, rfc3339
 from chat.errors import IdConflict, Unavailable
 from chat.log.database import Database
 from chat.log.epochs import new_epoch
+from chat.log.heads import Heads, look
 from chat.log.statements import Draft, Head, PostgreSQL, SQLite
-from chat.protocol import Entry, Message, Person, direct_pair, entry
+from chat.protocol import MAX_INTEGER, Entry, Message, Person, direct_pair, entry
 
 ROOM_ID_BITS = 53  # random bits of a room's id: never twice, and exact in any JSON
-REVOCATION_OVERLAP = 30_000  # ms; longer than any transaction that revokes may take to commit
 
 
 class Stored(NamedTuple):
@@ -45,15 +44,6 @@ class Room(NamedTuple):
     last_seq: int
 
 
-class Heads(NamedTuple):
-    """One look at all open rooms: id to (epoch, first_seq, last_seq), and what was revoked."""
-
-    rooms: dict[int, tuple[str, int, int]]
-    sids: list[str]
-    users: list[int]
-    clock: int  # ms by the database's clock
-
-
 class RoomSummary(NamedTuple):
     """A room as one user's list shows it."""
 
@@ -63,6 +53,20 @@ class RoomSummary(NamedTuple):
     last_message_at: int
     last_read_seq: int  # the user's marker
     other: Person | None  # the other user of a direct room
+
+
+class RoomRecord(NamedTuple):
+    """A room as operators see it in a list of all."""
+
+    name: str
+    first_seq: int
+    last_seq: int
+    last_message_at: int  # ms; 0: nothing was ever said
+    members: int  # who ever entered
+
+    @property
+    def messages(self) -> int:
+        return self.last_seq - self.first_seq + 1
 
 
 class Repository:
@@ -111,7 +115,8 @@ class Repository:
             " o.id, o.name FROM rooms r"
             " LEFT JOIN members m ON m.room_id = r.id AND m.user_id = :u5"
             " LEFT JOIN users o ON o.id = low_user + high_user - :u6"
-            " WHERE last_seq > 0 AND (low_user IS NULL OR low_user = :u1 OR high_user = :u2)"
+            " WHERE first_seq <= last_seq"
+            " AND (low_user IS NULL OR low_user = :u1 OR high_user = :u2)"
             # A room that this user may not see places nothing, as one that does not exist.
             " AND (:a1 = '' OR EXISTS (SELECT 1 FROM rooms c WHERE c.name = :a2"
             " AND (c.low_user IS NULL OR c.low_user = :u3 OR c.high_user = :u4) AND"
@@ -143,30 +148,26 @@ class Repository:
         ]
         return found, len(rows) > limit
 
+    async def all_rooms(self, after: RoomRecord | None, limit: int) -> list[RoomRecord]:
+        """Return the rooms that come after this one, the latest message first."""
+        rows = await self.database.rows(
+            "SELECT name, first_seq, last_seq, coalesce(last_message_at, 0),"
+            " (SELECT count(*) FROM members WHERE room_id = id) FROM rooms"
+            " WHERE coalesce(last_message_at, 0) < :at1"
+            " OR (coalesce(last_message_at, 0) = :at2 AND name > :name)"
+            " ORDER BY coalesce(last_message_at, 0) DESC, name LIMIT :n",
+            {
+                "at1": after.last_message_at if after else MAX_INTEGER,
+                "at2": after.last_message_at if after else MAX_INTEGER,
+                "name": after.name if after else "",
+                "n": limit,
+            },
+        )
+        return [RoomRecord(*row) for row in rows]
+
     async def heads(self, room_ids: Sequence[int], since: int) -> Heads:
-        """Look once at all these rooms, and at what was revoked after `since` (ms)."""
-        clock = self.database.clock
-        since -= REVOCATION_OVERLAP
-        parts = (
-            "SELECT 0 AS kind, id, epoch AS text, first_seq, last_seq FROM rooms WHERE id {ids}"
-            " UNION ALL SELECT 1, 0, sid, 0, 0 FROM sessions WHERE revoked_at > {since}"
-            " UNION ALL SELECT 2, id, '', 0, 0 FROM users WHERE disabled_at > {since}"
-            f" UNION ALL SELECT 3, {clock}, '', 0, 0"
-        )
-        async with self.database.connection() as connection:
-            raw: Any = connection.raw_connection
-            if self.database.sqlite:
-                sql = parts.format(ids="IN (SELECT value FROM json_each(?1))", since="?2")
-                rows = await raw.execute_fetchall(sql, (json.dumps(room_ids), since))
-            else:
-                sql = parts.format(ids="= ANY($1::bigint[])", since="$2")
-                rows = await raw.fetch(sql, room_ids, since)
-        return Heads(
-            {row[1]: (row[2], row[3], row[4]) for row in rows if row[0] == 0},
-            [row[2] for row in rows if row[0] == 1],
-            [row[1] for row in rows if row[0] == 2],
-            next(row[1] for row in rows if row[0] == 3),
-        )
+        """Look once at all these rooms, and at what was revoked or redacted after `since` (ms)."""
+        return await look(self.database, room_ids, since)
 
     # --- The log
 

@@ -96,6 +96,25 @@ messages = Table(
     Index("messages_once", "room_id", "sender_id", "message_id", unique=True),
 )
 
+redactions = Table(
+    "redactions",
+    metadata,
+    # Whose text was taken away; the ticker finds it.
+    Column("room_id", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("redacted_at", BigInteger, nullable=False),
+    Index("redactions_redacted_at", "redacted_at"),
+)
+
+chores = Table(
+    "chores",
+    metadata,
+    # What one process of the deployment does for all, and who does it until when.
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("held_until", BigInteger, nullable=False),
+)
+
 members = Table(
     "members",
     metadata,

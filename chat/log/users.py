@@ -98,6 +98,14 @@ class Users:
                 return made
         raise NameTaken("The name %(name)s is taken; choose another one.", name=name)
 
+    async def former_guest(self, name: str) -> User:
+        """Make a guest who has gone already: nobody can be it, and its name is free."""
+        rows = await self.database.change(
+            "INSERT INTO users (name, kind, created_at) VALUES (:name, 'guest', :at) RETURNING id",
+            {"name": name, "at": now()},
+        )
+        return User(rows[0][0], name, "guest", None)
+
     async def after(self, user_id: int, limit: int) -> list[tuple[User, int]]:
         """Return users by number, after this one, each with when it was made in ms."""
         rows = await self.database.rows(

@@ -191,7 +191,7 @@ RESTARTED = Counters(
     "chat_tasks_restarted",
     "Tasks of ours that died and were started again.",
     "task",
-    ("writer", "ticker", "tending", "presence", "marks", "relay"),
+    ("writer", "ticker", "tending", "presence", "marks", "retention", "relay"),
 )
 FALLBACKS = Counter(
     "chat_limiter_fallbacks", "Limits that were kept in memory because Redis did not answer."

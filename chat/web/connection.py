@@ -212,7 +212,7 @@ class Connection:
         room = self.cursor.room
         entries = await self.services.repository.read_before(room.id, frame.before, frame.limit + 1)
         # One was asked beyond the limit, to know whether there is more.
-        page = entries[-frame.limit :]
+        page = room.cleaned(entries[-frame.limit :])
         page = page[len(page) - fitting(page[::-1]) :]
         more = len(page) < len(entries)
         self._answer_with(history_frame(frame.id, room.name, page, more))

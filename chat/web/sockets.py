@@ -174,6 +174,8 @@ class RoomSocket(WebSocketEndpoint):
         # No await since the cursor was made: nothing can fall between it and the membership.
         if self.services.draining or not self.services.hub.enter(room, connection):
             raise Refused(CloseCode.RESTART, "restart")
+        if cursor.resumed:
+            room.remind(connection, cursor.seq)
         self.services.marks.seen(room.id, identity.user.id)
         about(connection_id=connection.number)
         return connection

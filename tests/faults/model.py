@@ -25,7 +25,8 @@ from chat.live.room import Room
 from chat.live.tasks import Tasks
 from chat.log import repository
 from chat.log.database import Database, Row
-from chat.log.repository import Heads, Repository, Stored
+from chat.log.heads import Heads
+from chat.log.repository import Repository, Stored
 from chat.log.statements import Draft
 from chat.log.writer import Writer
 from chat.protocol import Entry, Person, fitting
@@ -50,7 +51,6 @@ def use_small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "room.PAGE_MAX": PAGE,
         "room.TAIL_LOAD": TAIL_LOAD,
-        "hub.TAIL_LOAD": TAIL_LOAD,
         "hub.ROOM_LINGER": LINGER,
         "announcement.MAX_ANNOUNCEMENT": ANNOUNCEMENT,
         "tail.TAIL_COUNT": TAIL_COUNT,

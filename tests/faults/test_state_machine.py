@@ -19,8 +19,8 @@ from chat.live.cursor import Cursor
 from chat.live.hub import Hub
 from chat.live.room import GAP_PATIENCE, Room
 from chat.live.tail import Offer, Tail
+from chat.log.heads import Heads
 from chat.log.migrations import upgrade
-from chat.log.repository import Heads
 from chat.protocol import Entry, SharedText
 from tests.faults.machine import HOLA, STEPS, Fate, House
 from tests.faults.model import Op, use_small_bounds
