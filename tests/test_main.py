@@ -16,6 +16,7 @@ import pytest
 
 from chat import __version__
 from chat.__main__ import main
+from chat.log.users import Users
 from tests.conftest import ChatServerFactory
 from tests.people import ask, guest
 from tests.servers import (
@@ -68,6 +69,18 @@ def test_help_names_the_commands(tmp_path: Path) -> None:
     ended = chat(tmp_path, "--help")
     assert ended.returncode == 0
     assert "serve" in ended.stdout
+
+
+def test_ctrl_c_in_a_command_is_its_end_and_no_stack_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(self: Users, after: int, limit: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Users, "after", interrupted)
+    assert main(["user", "list"]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

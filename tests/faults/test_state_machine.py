@@ -277,7 +277,7 @@ def strangers_are_let_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def nobody_is_woken(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Room, "_ring", lambda self: self._frames.clear())
+    patch.setattr(Room, "_ring", lambda self, first: self._frames.clear())
 
 
 BREAKS = [
