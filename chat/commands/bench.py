@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from math import ceil
 from typing import Any, NamedTuple
 
 from chat.client import Refused, Rejected, Room
@@ -24,8 +25,8 @@ from chat.settings import Settings
 
 MEMBERS = (10, 50, 200)
 RATE, SECONDS = 20.0, 5.0  # messages per second in a room, and how long
-# Sockets of one user: below CHAT_MAX_CONNECTIONS_PER_USER, and few enough for CHAT_SEND_RATE.
-PER_USER = 10
+# Of one user, sockets at a time and messages per second: half of what the settings' defaults allow.
+PER_USER, SENDS_PER_USER = 10, 5
 ENTER_LIMIT = 30.0  # seconds for all members to get in
 ARRIVE_LIMIT = 10.0  # seconds after the last word in which all must be there
 AT_ONCE = 20  # handshakes at a time
@@ -93,7 +94,7 @@ async def measure(
     late: list[float] = []
     async with AsyncExitStack() as stack:
         began = time.monotonic()
-        rooms = await _enter(stack, settings, url, members)
+        rooms = await _enter(stack, settings, url, members, rate)
         connects = members / (time.monotonic() - began)
         heard = [0] * members
         reading = [
@@ -130,14 +131,16 @@ async def measure(
     )
 
 
-async def _enter(stack: AsyncExitStack, settings: Settings, url: str, members: int) -> list[Room]:
+async def _enter(
+    stack: AsyncExitStack, settings: Settings, url: str, members: int, rate: float
+) -> list[Room]:
     name = f"bench-{secrets.token_hex(4)}"
-    users = -(-members // PER_USER)
+    users = min(members, max(ceil(members / PER_USER), ceil(rate / SENDS_PER_USER)))
     tokens = [await token_of(settings, f"bench-{number}") for number in range(users)]
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def enter(place: int) -> Room:
-        room = Room(f"{url.rstrip('/')}/ws/chat/{name}/", token=tokens[place // PER_USER])
+        room = Room(f"{url.rstrip('/')}/ws/chat/{name}/", token=tokens[place % users])
         async with turn:
             return await stack.enter_async_context(room)
 
