@@ -32,6 +32,8 @@ async def tailing(server: ChatServer, *arguments: str) -> AsyncIterator[Process]
         env=server.environment,
         stdout=PIPE,
         stderr=PIPE,
+        # A shell that runs these tests in the background has them, and so this, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
