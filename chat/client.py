@@ -26,23 +26,15 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from msgspec import UNSET
 
 from chat.errors import Refused
-from chat.link import CLOSE_LIMIT, Backoff, Frame, History, Link, Messages, Token
+from chat.link import PATIENCE, Backoff, Frame, History, Link, Messages, Patience, Token
 from chat.protocol import Ack, CloseCode, Error, Message, Redacted, Welcome, direct_pair
 from chat.unsent import Rejected, Unsent
 
-__all__ = ["Ack", "History", "Message", "Refused", "Rejected", "Room", "Welcome"]
+__all__ = ["Ack", "History", "Message", "Patience", "Refused", "Rejected", "Room", "Welcome"]
 
 logger = logging.getLogger(__name__)
 
 HELD_MOST = 5_000  # messages that nobody has read yet
-STAY_AWAY = (
-    CloseCode.BINARY,
-    CloseCode.POLICY,
-    CloseCode.TOO_BIG,
-    CloseCode.UNAUTHENTICATED,
-    CloseCode.FORBIDDEN,
-    CloseCode.NOT_FOUND,
-)
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -53,7 +45,8 @@ class Room:
     token ends; `headers` may hold a cookie instead. `since` is the last seq that is known, 0 for
     the beginning; without it the newest 50 messages come first. `on_welcome` is called with each
     welcome: one that is not `resumed` means that what came before is to be forgotten. `at` is the
-    host and port to connect to, where they are not those of the url.
+    host and port to connect to, where they are not those of the url. `patience` is how long it
+    waits for what.
     """
 
     def __init__(
@@ -66,6 +59,7 @@ class Room:
         epoch: str | None = None,
         on_welcome: Callable[[Welcome], None] | None = None,
         at: tuple[str, int] | None = None,
+        patience: Patience = PATIENCE,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
@@ -75,6 +69,7 @@ class Room:
         self._headers = headers or {}
         self._on_welcome = on_welcome
         self._at = at
+        self._patience = patience
         # Seq of the newest message that was kept; None until the first is known.
         self._cursor = since
         self._epoch = epoch
@@ -115,7 +110,7 @@ class Room:
         self._finish(Refused(CloseCode.NORMAL, "The room was left."))
         while self._running is not None and not self._running.done():
             self._running.cancel()  # again where it got lost: Python 3.11 may swallow one
-            await asyncio.wait([self._running], timeout=2 * CLOSE_LIMIT)
+            await asyncio.wait([self._running], timeout=2 * self._patience.close)
 
     async def send(
         self, text: str, *, receiver_id: int | None = None, id: str | None = None
@@ -201,21 +196,19 @@ class Room:
 
     async def _stay(self) -> Refused:
         """Connect again and again; return what keeps us away."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
+        backoff = Backoff(self._patience)
         while True:
-            link = Link(self._token, self._headers, self._hear, self._talk, self._at)
+            link = self._link()
             code, reason = await link.run(self._address())
-            joined = link.joined_at is not None
-            # A token that was good has run out: whoever gave it is asked for the next one.
-            renewable = code == CloseCode.UNAUTHENTICATED and joined and callable(self._token)
-            if code in STAY_AWAY and not renewable:
+            if link.keeps_away(code):
                 return Refused(code, reason)
-            stood = loop.time() - link.joined_at if link.joined_at is not None else 0.0
-            pause = backoff.pause(stood, link.told)
+            pause = backoff.pause(link.stood, link.told)
             self.trouble = reason
             logger.info("No connection (%s); again in %.1f s", reason, pause)
             await asyncio.sleep(pause)
+
+    def _link(self) -> Link:
+        return Link(self._token, self._headers, self._hear, self._talk, self._at, self._patience)
 
     def _address(self) -> str:
         if self._cursor is None:

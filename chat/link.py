@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -21,30 +22,51 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from chat import __version__
 from chat.errors import ChatError
-from chat.protocol import Ack, Closing, Error, Message, Redacted, Renewed, Welcome
+from chat.protocol import Ack, CloseCode, Closing, Error, Message, Redacted, Renewed, Welcome
 
 logger = logging.getLogger(__name__)
 # Of websockets. At DEBUG it would write headers and frames, and so tokens and texts.
 quiet = logging.getLogger(f"{__name__}.socket")
 quiet.setLevel(logging.INFO)
 
-WELCOME_LIMIT = 15.0  # seconds from asking for a token to the welcome
-CLOSING_LIMIT = 10.0  # seconds from `closing` to the close
-CLOSE_LIMIT = 2.0  # seconds that our own close waits for the server's
-# Seconds between two pings, and for an answer: most proxies cut what is silent for 60 s, and a
-# pong waits behind the frames before it.
-PING_INTERVAL, PING_LIMIT = 20.0, 20.0
 MAX_FRAME = 1024 * 1024  # bytes; servers keep to a quarter of it
-# Seconds. Full jitter: a random part of a limit that doubles.
-BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0
 STEADY = 10.0  # seconds; a connection that stood so long starts the back-off anew
 # The next token is asked for in the last tenth of a life, at most 30 s before its end, and again
 # with pauses. Seconds, but for the tenth.
 RENEW, RENEW_PART, RENEW_SOONEST, RENEW_PAUSE = 30.0, 0.1, 1.0, 5.0
+# Codes after which the next try would end in the same way.
+STAY_AWAY = (
+    CloseCode.BINARY,
+    CloseCode.POLICY,
+    CloseCode.TOO_BIG,
+    CloseCode.UNAUTHENTICATED,
+    CloseCode.FORBIDDEN,
+    CloseCode.NOT_FOUND,
+)
 # In place of a close code where there was none; and what websockets has there.
 GIVEN_UP, BROKEN = 0, 1006
 
 Token = str | Callable[[], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How many seconds a client waits for what; who must know of a dead server soon waits less."""
+
+    # From asking for a token to the welcome; from `closing` to the close; for the answer to ours.
+    welcome: float = 15.0
+    closing: float = 10.0
+    close: float = 2.0
+    # Between two pings, and for an answer: most proxies cut what is silent for 60 s, and a pong
+    # waits behind the frames before it.
+    ping_interval: float = 20.0
+    ping: float = 20.0
+    # Before the next try: a random part of a limit that doubles, from the first to the most.
+    backoff_first: float = 0.5
+    backoff_most: float = 30.0
+
+
+PATIENCE = Patience()
 
 
 class Messages(msgspec.Struct, tag="messages"):
@@ -81,6 +103,7 @@ class Link:
         hear: Callable[[Frame], None],
         talk: Callable[[Link], Coroutine[Any, Any, None]],
         at: tuple[str, int] | None = None,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._token = token
         self._headers = headers
@@ -88,6 +111,7 @@ class Link:
         self._talk = talk
         # Host and port to connect to; None: those of the address.
         self._at = at
+        self._patience = patience
         self._socket: ClientConnection | None = None
         # Loop time of the welcome; None: there was none.
         self.joined_at: float | None = None
@@ -104,7 +128,7 @@ class Link:
     async def run(self, url: str) -> tuple[int, str]:
         """Connect, and stay until it ends; return the close code and why in words."""
         try:
-            async with asyncio.timeout(WELCOME_LIMIT) as patience:
+            async with asyncio.timeout(self._patience.welcome) as limit:
                 headers = dict(self._headers)
                 if self._token is not None:
                     # Not in the address, which proxies log.
@@ -121,14 +145,14 @@ class Link:
                     proxy=None,
                     logger=quiet,
                     open_timeout=None,
-                    ping_interval=PING_INTERVAL,
-                    ping_timeout=PING_LIMIT,
-                    close_timeout=CLOSE_LIMIT,
+                    ping_interval=self._patience.ping_interval,
+                    ping_timeout=self._patience.ping,
+                    close_timeout=self._patience.close,
                     max_size=MAX_FRAME,
                 ) as socket:
                     self._socket = socket
                     try:
-                        await self._converse(socket, patience)
+                        await self._converse(socket, limit)
                     finally:
                         await socket.close()  # with 1000, also where we are cancelled
                     return self._ended(socket)
@@ -144,6 +168,17 @@ class Link:
         except (OSError, WebSocketException) as error:
             return GIVEN_UP, f"there is no connection to be had ({type(error).__name__})"
 
+    @property
+    def stood(self) -> float:
+        """Seconds since the welcome; 0 before it."""
+        return asyncio.get_running_loop().time() - self.joined_at if self.joined_at else 0.0
+
+    def keeps_away(self, code: int) -> bool:
+        """Tell whether the next try would end in the same way as this one."""
+        # A token that was good has run out: whoever gave it is asked for the next one.
+        renewable = code == CloseCode.UNAUTHENTICATED and self.joined_at and callable(self._token)
+        return code in STAY_AWAY and not renewable
+
     async def say(self, frame: object) -> None:
         """Send a frame; over a connection that is gone it goes nowhere."""
         assert self._socket is not None
@@ -155,7 +190,7 @@ class Link:
         assert self._socket is not None
         await self._socket.close()
 
-    async def _converse(self, socket: ClientConnection, patience: asyncio.Timeout) -> None:
+    async def _converse(self, socket: ClientConnection, limit: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             started: list[asyncio.Task[None]] = []
@@ -163,7 +198,7 @@ class Link:
                 async for raw in socket:
                     frame = parse(raw)
                     if isinstance(frame, Welcome):
-                        patience.reschedule(None)
+                        limit.reschedule(None)
                         self._join(frame)
                         self._hear(frame)
                         started.append(tasks.create_task(self._talk(self)))
@@ -171,7 +206,7 @@ class Link:
                         continue
                     if isinstance(frame, Closing):
                         self.told = frame.reconnect_after
-                        patience.reschedule(loop.time() + CLOSING_LIMIT)
+                        limit.reschedule(loop.time() + self._patience.closing)
                     elif isinstance(frame, Renewed):
                         self._lasts_until(frame.expires_at)
                     if frame is not None:
@@ -227,14 +262,15 @@ class Link:
 class Backoff:
     """How long to stay away: what the server said, or a random part of a limit that doubles."""
 
-    def __init__(self) -> None:
-        self._limit = BACKOFF_FIRST
+    def __init__(self, patience: Patience = PATIENCE) -> None:
+        self._patience = patience
+        self._limit = patience.backoff_first
 
     def pause(self, stood: float, told: float | None) -> float:
         """Return the seconds until the next try, after a connection that stood so long."""
         if stood > STEADY:
-            self._limit = BACKOFF_FIRST
-        limit, self._limit = self._limit, min(2 * self._limit, BACKOFF_MOST)
+            self._limit = self._patience.backoff_first
+        limit, self._limit = self._limit, min(2 * self._limit, self._patience.backoff_most)
         return random.uniform(0, limit) if told is None else told
 
 

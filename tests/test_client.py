@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chat import client, link
-from chat.client import Message, Refused, Rejected, Room, Welcome
+from chat.client import Message, Patience, Refused, Rejected, Room, Welcome
 from chat.clock import now, rfc3339
 from tests.conftest import ChatServerFactory
 from tests.lossy import Lossy, lossy
@@ -352,10 +352,10 @@ async def test_who_reads_slowly_or_never_keeps_little_and_gets_all(
 ) -> None:
     monkeypatch.setattr(client, "HELD_MOST", 5)
     # Nobody is to blame for it, so there is no pause either.
-    monkeypatch.setattr(link, "BACKOFF_FIRST", 1e6)
+    never = Patience(backoff_first=1e6)
     maria, name = await site(server), a_room()
     welcomes: list[Welcome] = []
-    async with entering(maria, name, on_welcome=welcomes.append) as room:
+    async with entering(maria, name, on_welcome=welcomes.append, patience=never) as room:
         # Acks come, whether anybody reads or not.
         for n in range(23):
             await room.send(str(n))
@@ -367,14 +367,12 @@ async def test_who_reads_slowly_or_never_keeps_little_and_gets_all(
 
 
 async def test_a_connection_that_fell_silent_is_noticed_and_another_made(
-    chat_server: ChatServerFactory, monkeypatch: pytest.MonkeyPatch
+    chat_server: ChatServerFactory,
 ) -> None:
-    monkeypatch.setattr(link, "PING_INTERVAL", 0.1)
-    monkeypatch.setattr(link, "PING_LIMIT", 0.3)
-    monkeypatch.setattr(link, "CLOSE_LIMIT", 0.1)
+    hasty = Patience(ping_interval=0.1, ping=0.3, close=0.1)
     server = await chat_server(**NO_LIMITS)
     maria, name = await site(server), a_room()
-    async with lossy(server) as proxy, entering(maria, name, proxy) as room:
+    async with lossy(server) as proxy, entering(maria, name, proxy, patience=hasty) as room:
         proxy.swallowing = True
         await maria.post(name, "unheard")
         await until(lambda: room.trouble)

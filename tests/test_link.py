@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from chat import link
-from chat.link import Backoff, Frame, Link, Messages, parse
+from chat.link import PATIENCE, Backoff, Frame, Link, Messages, Patience, parse
 from chat.protocol import Renewed, Welcome
 from tests.people import SOON, until
 
@@ -57,8 +57,10 @@ class Heard:
     async def talk(self, link: Link) -> None:
         await asyncio.Event().wait()
 
-    def link(self, token: link.Token | None = None, **headers: str) -> Link:
-        return Link(token, headers, self.hear, self.talk)
+    def link(
+        self, token: link.Token | None = None, patience: Patience = PATIENCE, **headers: str
+    ) -> Link:
+        return Link(token, headers, self.hear, self.talk, patience=patience)
 
 
 @asynccontextmanager
@@ -87,10 +89,7 @@ async def test_the_close_code_and_its_reason_are_returned(joined: bool) -> None:
         assert [type(frame) for frame in heard.frames] == [Welcome] * joined
 
 
-async def test_when_to_come_back_is_noted_and_a_server_that_does_not_close_is_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(link, "CLOSING_LIMIT", 0.05)
+async def test_when_to_come_back_is_noted_and_a_server_that_does_not_close_is_left() -> None:
     left = asyncio.Event()
 
     async def talk(socket: ServerConnection) -> None:
@@ -100,29 +99,24 @@ async def test_when_to_come_back_is_noted_and_a_server_that_does_not_close_is_le
         assert socket.close_code == 1000
         left.set()
 
-    one = Heard().link()
+    one = Heard().link(patience=Patience(closing=0.05))
     async with server(talk) as url:
         assert (await end_of(one, url))[0] == 0
         await left.wait()
     assert one.told == 4.5
 
 
-async def test_a_server_that_says_no_welcome_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "WELCOME_LIMIT", 0.2)
-
+async def test_a_server_that_says_no_welcome_is_left() -> None:
     async def talk(socket: ServerConnection) -> None:
         await socket.send('{"type":"redacted","room":"lobby","seq":1}')
         await socket.wait_closed()
 
     async with server(talk) as url:
-        assert await end_of(Heard().link(), url) == (0, "the server does not answer")
+        one = Heard().link(patience=Patience(welcome=0.2))
+        assert await end_of(one, url) == (0, "the server does not answer")
 
 
-async def test_a_connection_that_answers_no_ping_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "PING_INTERVAL", 0.05)
-    monkeypatch.setattr(link, "PING_LIMIT", 0.05)
-    monkeypatch.setattr(link, "CLOSE_LIMIT", 0.05)
-
+async def test_a_connection_that_answers_no_ping_is_dead() -> None:
     async def talk(socket: ServerConnection) -> None:
         await socket.send(welcome())
         socket.transport.pause_reading()
@@ -131,7 +125,8 @@ async def test_a_connection_that_answers_no_ping_is_dead(monkeypatch: pytest.Mon
 
     over = asyncio.Event()
     async with server(talk) as url:
-        assert await end_of(Heard().link(), url) == (0, "the connection broke")
+        one = Heard().link(patience=Patience(ping_interval=0.05, ping=0.05, close=0.05))
+        assert await end_of(one, url) == (0, "the connection broke")
         over.set()
 
 
@@ -272,3 +267,5 @@ def test_pauses_are_a_random_part_of_a_limit_that_doubles(monkeypatch: pytest.Mo
     # One that stood for a while starts anew.
     assert backoff.pause(11, None) == (0, 0.5)
     assert backoff.pause(0, 40.5) == 40.5
+    hasty = Backoff(Patience(backoff_first=0.1, backoff_most=0.2))
+    assert [hasty.pause(0, None) for _ in range(3)] == [(0, 0.1), (0, 0.2), (0, 0.2)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from chat.client import Message, Room
+from chat.unsent import Unsent
 from tests.faults import broken
-from tests.faults.checker import Patience, Step, check
+from tests.faults.checker import Patience, Step, check, running
 from tests.faults.findings import Kind
 from tests.faults.house import Fault, house
 from tests.servers import PostgresServer, RedisServer
@@ -42,6 +44,33 @@ CASES: dict[str, tuple[Sequence[Step], set[Kind]]] = {
 MOVING = ("no_look_before_resuming",)
 
 
+def forgets_what_was_not_acked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Unsent, "begin", lambda self: None)
+
+
+def loses_its_cursor(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Room, "_address", lambda self: self._url)
+
+
+def passes_over_one(patch: pytest.MonkeyPatch) -> None:
+    take = Room._take
+
+    def taking(self: Room, messages: list[Message]) -> None:
+        take(self, messages)
+        if self._cursor == 3 and self._messages:
+            self._messages.pop()
+
+    patch.setattr(Room, "_take", taking)
+
+
+# Faults of `chat/client.py`, which the talkers are made of: all show in a crash.
+CLIENT_CASES: dict[Callable[[pytest.MonkeyPatch], None], Kind] = {
+    forgets_what_was_not_acked: Kind.UNACKED,
+    loses_its_cursor: Kind.NOT_RESUMED,
+    passes_over_one: Kind.MISSING,
+}
+
+
 def test_every_break_has_its_case() -> None:
     assert CASES.keys() == broken.BREAKS.keys()
 
@@ -59,3 +88,25 @@ async def test_a_broken_variant_turns_the_checker_red(
         report = await check(opened, steps, 1, moving=name in MOVING, patience=PATIENCE)
     print(report.table)
     assert kinds & report.kinds, report.table
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("broken_client", CLIENT_CASES)
+async def test_a_broken_client_turns_the_checker_red(
+    breakable_redis: RedisServer,
+    breakable_postgres: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken_client: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    broken_client(monkeypatch)
+    async with (
+        house(breakable_redis, breakable_postgres, tmp_path) as opened,
+        running(opened, 1, moving=False, patience=PATIENCE) as run,
+        run.row("crash"),
+    ):
+        await run.burst()
+        await opened.crash()
+        await opened.rise()
+    print(run.report.table)
+    assert CLIENT_CASES[broken_client] in run.report.kinds, run.report.table
