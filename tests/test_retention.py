@@ -12,6 +12,7 @@ import pytest
 from chat.clock import now
 from chat.log import retention as module
 from chat.log.database import Database
+from chat.log.redactions import of_room, redact
 from chat.log.repository import Repository, Room
 from chat.log.retention import BATCH, DAY, Lost, Retention
 from tests.conftest import ChatServerFactory
@@ -79,6 +80,16 @@ async def test_what_is_too_old_is_trimmed_and_no_more(database_url: str) -> None
         assert seqs(await log.append([draft(everything), draft(many)])) == [6, 2 * BATCH + 8]
         await retention.sweep()
         assert await state(log, "everything") == (6, 6, [6])
+
+
+async def test_what_was_redacted_and_is_trimmed_is_noted_no_more(database_url: str) -> None:
+    async with repositories(database_url, 1) as [log]:
+        lobby, other = await a_room_of(log, "lobby", 6, 4), await a_room_of(log, "other", 3, 0)
+        for room, seq in ((lobby, 2), (lobby, 4), (lobby, 5), (other, 1)):
+            await redact(log.database, room.id, seq)
+        await Retention(log.database, DAYS, "here").sweep()
+        assert await of_room(log.database, lobby.id, 10) == [5]
+        assert await of_room(log.database, other.id, 10) == [1]
 
 
 async def test_a_room_whose_messages_are_all_trimmed_is_in_no_list(database_url: str) -> None:

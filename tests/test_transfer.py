@@ -9,7 +9,9 @@ from chat.log.faults import one_is_to_blame
 from chat.log.statements import Draft
 from chat.log.transfer import BATCH, Old, discard, people, publish, stage
 from chat.log.users import Users
+from tests.servers import ROOT
 from tests.storage import JUAN, MARIA, draft, log_of, repositories, seqs, stored
+from tests.test_docs import block
 
 ID = 4_711
 
@@ -53,6 +55,19 @@ async def test_an_empty_room_becomes_the_imported_one_and_a_room_with_messages_s
         assert isinstance(lost, Unavailable)
         assert not await publish(log.database, ID + 1, "empty", 1, 0, None)
         assert (await log.find_room("empty")) == room
+
+
+async def test_what_a_killed_import_leaves_goes_by_the_line_in_the_docs(database_url: str) -> None:
+    async with repositories(database_url, 1) as [log]:
+        lobby = await log.make_room("lobby")
+        await log.append([draft(lobby, "kept")])
+        await stage(log.database, [old(1), old(2)])
+        left = "SELECT count(*) FROM messages"
+        assert await log.database.rows(left) == [(3,)]
+        line = block(ROOT / "docs" / "data.md", "sql", "DELETE FROM messages")
+        await log.database.change(f"{line.strip().rstrip(';')} RETURNING seq")
+        assert await log.database.rows(left) == [(1,)]
+        assert [one["text"] for one in await log_of(log, lobby)] == ["kept"]
 
 
 async def test_a_direct_room_is_its_two_users(database_url: str) -> None:

@@ -1,7 +1,8 @@
 """Texts that an operator took away: the row and its seq stay, the text is gone for good.
 
 What was taken away is noted by the database's clock, and so found by the ticker of every node
-(`log/heads.py`), whatever the relay does. Called by `chat.commands`; `live/room.py` reads.
+(`log/heads.py`), whatever the relay does. Called by `chat.commands`; `live/room.py` reads, and
+`retention.py` trims.
 """
 
 from __future__ import annotations
@@ -47,6 +48,15 @@ async def redact(database: Database, room_id: int, seq: int) -> Outcome:
             else:
                 await raw.execute(statement, room_id, seq)
     return Outcome.REPEATED if found[0][0] else Outcome.REDACTED
+
+
+async def trim(database: Database, room_id: int) -> None:
+    """Let go of the notes on messages that the log does not hold any more; raise Unavailable."""
+    await database.change(
+        "DELETE FROM redactions WHERE room_id = :room1"
+        " AND seq < (SELECT first_seq FROM rooms WHERE id = :room2) RETURNING seq",
+        {"room1": room_id, "room2": room_id},
+    )
 
 
 async def forget(database: Database) -> bool:

@@ -15,7 +15,7 @@ import logging
 from typing import NamedTuple
 
 from chat.errors import Unavailable
-from chat.log import chores
+from chat.log import chores, redactions
 from chat.log.database import Database
 
 logger = logging.getLogger(__name__)
@@ -153,3 +153,4 @@ class Retention:
                     gone = int(status.rpartition(" ")[2])
             self.trimmed += gone
             await asyncio.sleep(max(IDLE_LEAST, IDLE_SHARE * (loop.time() - began)))
+        await redactions.trim(self._database, room.room_id)
