@@ -164,6 +164,27 @@ async def test_a_client_cannot_say_another_host_or_scheme(proxy: Proxy) -> None:
     assert (answer.status, answer.headers["location"]) == (307, f"https://{NAME}/login")
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def distrustful(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChatServer]:
+    """A chat that believes no proxy."""
+    settings = {**SETTINGS, "CHAT_TRUSTED_PROXIES": ""}
+    async with running(tmp_path_factory.mktemp("distrustful"), **settings) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_a_chat_that_trusts_no_proxy_knows_its_name_all_the_same(
+    kind: str, distrustful: ChatServer
+) -> None:
+    proxy = Proxy(kind, [distrustful])
+    proxy.start()
+    try:
+        answer = await proxy.ask("GET", "/login/")
+        assert (answer.status, answer.headers["location"]) == (307, f"http://{NAME}/login")
+    finally:
+        proxy.remove()
+
+
 # --- What is written about it
 
 
