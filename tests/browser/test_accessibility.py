@@ -13,7 +13,17 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.conftest import PATIENCE
-from tests.browser.room import Gate, connected, focused, said, say, sign_in
+from tests.browser.room import (
+    Enter,
+    Gate,
+    connected,
+    filled,
+    focused,
+    said,
+    say,
+    scroll_to_top,
+    sign_in,
+)
 from tests.browser.test_lists import person_in
 from tests.conftest import ChatServerFactory
 from tests.node import installed
@@ -226,3 +236,48 @@ async def test_by_keyboard_somebody_is_written_to_alone(maria: Page, server: Cha
     await maria.keyboard.press("Enter")
     await connected(maria)
     await expect(maria.get_by_role("heading", level=1)).to_have_text(pedro.name)
+
+
+# Keeps the texts that are added where they are read out: where the nearest `aria-live` says so.
+LISTEN = """
+  window.spoken = [];
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes)
+      for (const node of addedNodes) {
+        const place = node.parentElement?.closest("[aria-live]");
+        if (place?.getAttribute("aria-live") !== "polite") continue;
+        const texts = node.querySelectorAll?.("p.text") ?? [];
+        for (const { textContent } of texts) window.spoken.push(textContent);
+      }
+  }).observe(document, { childList: true, subtree: true });
+"""
+
+
+async def test_what_is_new_is_read_out_once_and_nothing_else_is(
+    server: ChatServer, enter: Enter
+) -> None:
+    room = a_room()
+    pedro, _ = await filled(server, 60, room)
+    maria = await enter(server, a_name(), room)
+    await expect(said(maria, "number 60")).to_be_visible()
+    gate = await Gate.before(maria)
+    await maria.add_init_script(LISTEN)
+    await maria.reload()
+    await connected(maria)
+    await expect(said(maria, "number 60")).to_be_visible()
+
+    await say(maria, "from here")
+    await expect(maria.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
+    await pedro.post(room, "from there")
+    await expect(said(maria, "from there")).to_be_visible()
+    await gate.shut()
+    await pedro.post(room, "meanwhile")
+    gate.open()
+    await expect(said(maria, "meanwhile")).to_be_visible()
+    await scroll_to_top(maria)
+    await expect(said(maria, "number 1")).to_have_count(1)
+    await pedro.post(room, "the last")
+    await expect(said(maria, "the last")).to_have_count(1)
+
+    spoken = await maria.evaluate("() => window.spoken")
+    assert spoken == ["from here", "from there", "meanwhile", "the last"]

@@ -19,6 +19,7 @@ from tests.browser.room import (
     say,
     scroll_to_top,
 )
+from tests.conftest import ChatServerFactory
 from tests.people import a_name, a_room, site, until
 from tests.servers import ChatServer
 
@@ -182,6 +183,37 @@ async def test_with_the_network_off_and_on_all_arrives_once_and_in_order(
     for page in (maria, pedro):
         await expect(page.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
         assert await conversation(page) == ["before", "said meanwhile", "typed meanwhile"]
+
+
+async def test_a_tab_that_was_frozen_shows_all_once_and_in_order_and_goes_on(
+    chat_server: ChatServerFactory, enter: Enter
+) -> None:
+    server = await chat_server()
+    maria, pedro = await enter(server, "maria"), await enter(server, "pedro")
+    await say(maria, "before")
+    await expect(said(pedro, "before")).to_be_visible()
+    browser = await maria.context.new_cdp_session(maria)
+
+    await browser.send("Page.setWebLifecycleState", {"state": "frozen"})
+    await say(pedro, "while it is frozen")
+    # Its connection ends, too, and nothing in it can notice.
+    await server.stop()
+    await server.start()
+    await connected(pedro)
+    await say(pedro, "after a restart")
+    await expect(pedro.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
+    await browser.send("Page.setWebLifecycleState", {"state": "active"})
+
+    await expect(said(maria, "after a restart")).to_be_visible()
+    await say(maria, "awake")
+    await expect(said(pedro, "awake")).to_be_visible()
+    for page in (maria, pedro):
+        assert await conversation(page) == [
+            "before",
+            "while it is frozen",
+            "after a restart",
+            "awake",
+        ]
 
 
 async def test_everything_is_in_reach_of_the_keyboard_and_shows_the_focus(
