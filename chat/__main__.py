@@ -22,6 +22,7 @@ from chat.commands import (
     talk,
 )
 from chat.errors import ChatError, SettingsError
+from chat.log import epochs
 from chat.ops import logging
 from chat.ops.advice import oddities
 from chat.ops.secret import with_secret_key
@@ -45,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130  # as shells do: 128, and the number of the signal
+    except BrokenPipeError:
+        # Whoever read it has left; Python must not try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,6 +79,13 @@ def _serve(options: argparse.Namespace) -> int:
     settings.check_workers(config.workers)
     for sentence in oddities(settings, config.bind):
         logging.logger.warning("%s", sentence)
+    if settings.relay_url == "memory://" and epochs.holds_open(settings.sqlite_file):
+        logging.logger.warning(
+            "Somebody has %s open already. If it is another server: with CHAT_RELAY_URL memory://"
+            " one hears of the other's messages half a second late, and nothing of who is there;"
+            " end one of them, or give both a redis:// address",
+            settings.sqlite_file,
+        )
     settings = with_secret_key(settings)
     return serve(
         partial(create_app, settings),

@@ -11,8 +11,9 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from chat.errors import SettingsError
 
@@ -278,6 +279,10 @@ class Settings:
     @property
     def on_sqlite(self) -> bool:
         return self.database_url.startswith("sqlite:")
+
+    @property
+    def sqlite_file(self) -> Path:
+        return Path(unquote(self.database_url.removeprefix("sqlite:///")))
 
     def _check(self) -> None:
         if not self.secret_key and not self.on_sqlite:

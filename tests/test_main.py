@@ -78,6 +78,8 @@ def test_ctrl_c_in_a_command_is_its_end_and_no_stack_trace(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
+    assert main(["user", "add", "maria"]) == 0
+    capsys.readouterr()
     monkeypatch.setattr(Users, "after", interrupted)
     assert main(["user", "list"]) == 130
     assert capsys.readouterr() == ("", "")

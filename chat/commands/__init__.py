@@ -8,12 +8,16 @@ their tickers. `chat/__main__.py` collects them; `serve` is there, since it alon
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from chat.errors import ChatError
 from chat.log.database import Database
+from chat.log.faults import FAULTS
+from chat.log.migrations import standing
 from chat.log.users import Users
+from chat.ops.secret import KEY_FILE, with_secret_key
 from chat.settings import Settings
 from chat.web.identity import TOKEN_TTL, Identities
 
@@ -25,12 +29,24 @@ class Impossible(ChatError):
 
 
 @asynccontextmanager
-async def opened(settings: Settings | None = None) -> AsyncIterator[Database]:
+async def opened(
+    settings: Settings | None = None, *, make: bool = False
+) -> AsyncIterator[Database]:
     """Open the database of the settings, its tables brought up to date.
 
-    Raises SettingsError or Unavailable, with a sentence.
+    Raises SettingsError or Unavailable, with a sentence; Impossible where there is none, unless
+    `make` says that it is to be made.
     """
-    database = Database((settings or Settings.load(os.environ)).database_url)
+    settings = settings or Settings.load(os.environ)
+    if not await _is_there(settings):
+        where = settings.sqlite_file.absolute() if settings.on_sqlite else "CHAT_DATABASE_URL"
+        if not make:
+            raise Impossible(
+                f"There is no database of the chat at {where}. Is this the folder that the chat"
+                " runs in, with its settings? Its first start makes one."
+            )
+        print(f"Making the database at {where}.", file=sys.stderr)
+    database = Database(settings.database_url)
     await database.open()
     try:
         yield database
@@ -38,14 +54,29 @@ async def opened(settings: Settings | None = None) -> AsyncIterator[Database]:
         await database.close()
 
 
+async def _is_there(settings: Settings) -> bool:
+    if settings.on_sqlite and not settings.sqlite_file.exists():
+        return False
+    try:
+        return (await standing(settings.database_url))[0] is not None
+    except FAULTS:
+        return True  # to open it says what is wrong
+
+
 async def token_of(
     settings: Settings, name: str, room: str | None = None, ttl: int = TOKEN_TTL
 ) -> str:
-    """Return a token that lets a site user in, made if new; the settings hold the key.
+    """Return a token that lets a site user in, made if new.
 
-    Raises Impossible, NameRefused or Unavailable, with a sentence.
+    Raises Impossible, SettingsError, NameRefused or Unavailable, with a sentence.
     """
     async with opened(settings) as database:
+        if not settings.secret_key and not KEY_FILE.exists():
+            raise Impossible(
+                f"CHAT_SECRET_KEY is not set, and there is no {KEY_FILE} here: no chat would take"
+                " our token. Is this the folder that the chat runs in, with its settings?"
+            )
+        settings = with_secret_key(settings)
         users = Users(database)
         user = await users.site_user(name)
         if user.disabled_at is not None:

@@ -115,16 +115,20 @@ async def _introduce(
 
 
 def _import(options: argparse.Namespace) -> int:
-    async def run() -> tuple[str, int]:
-        with tempfile.TemporaryFile() as lines:
-            # All of it is looked at before anything is stored.
-            for _ in checked(sys.stdin.buffer, options.room, lines):
-                pass
-            lines.seek(0)
-            async with opened() as database:
+    if sys.stdin.isatty():
+        print("Reading an export from the terminal; Ctrl-D ends it.", file=sys.stderr)
+    with tempfile.TemporaryFile() as lines:
+        # All of it is looked at before anything is stored; and not in the event loop, where
+        # Ctrl-C would have to wait for the next line.
+        for _ in checked(sys.stdin.buffer, options.room, lines):
+            pass
+        lines.seek(0)
+
+        async def run() -> tuple[str, int]:
+            async with opened(make=True) as database:
                 return await _store(database, lines, options.room)
 
-    name, count = asyncio.run(run())
+        name, count = asyncio.run(run())
     print(f"Imported {count} messages into {name}.")
     return 0
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
 
 from chat.commands.place import Failing
 from chat.errors import SettingsError, Unavailable
@@ -48,7 +46,7 @@ async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
 
     Raises Failing where the database cannot be reached, is not migrated, or takes no writes.
     """
-    file = Path(unquote(settings.database_url.removeprefix("sqlite:///")))
+    file = settings.sqlite_file
     if settings.on_sqlite and not await asyncio.to_thread(file.exists):
         if not environ.get("CHAT_DATABASE_URL"):
             return AtHand(False, None)

@@ -19,9 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -138,7 +136,7 @@ def _files(settings: Settings) -> Iterator[Line]:
         yield Line("ok", "secret key", f"the first start makes one in {KEY_FILE}.")
     if not settings.on_sqlite:
         return
-    file = _file_of(settings)
+    file = settings.sqlite_file
     if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o007:
         yield Line("warn", "database", f"others can read {file}: `chmod 600 {file}*`.")
     place = next(one for one in (file, *file.absolute().parents) if one.exists())
@@ -150,7 +148,7 @@ def _files(settings: Settings) -> Iterator[Line]:
 
 
 async def _database(settings: Settings) -> list[Line]:
-    if settings.on_sqlite and not _file_of(settings).exists():
+    if settings.on_sqlite and not settings.sqlite_file.exists():
         return [Line("ok", "database", "the first start makes it.")]
     began = time.monotonic()
     try:
@@ -223,7 +221,3 @@ async def _relay(settings: Settings) -> Line:
     finally:
         await client.aclose()
     return Line("ok", "relay", f"Redis answers ({(time.monotonic() - began) * 1000:.0f} ms).")
-
-
-def _file_of(settings: Settings) -> Path:
-    return Path(unquote(settings.database_url.removeprefix("sqlite:///")))

@@ -14,7 +14,6 @@ from typing import Any
 from chat.clock import rfc3339
 from chat.commands import Impossible, opened, token_of
 from chat.log.users import User, Users
-from chat.ops.secret import with_secret_key
 from chat.protocol import ROOM_NAME
 from chat.settings import Settings
 from chat.web.identity import MAX_TOKEN_TTL, TOKEN_TTL
@@ -48,7 +47,7 @@ def register(commands: Any) -> None:
 
 def _add(options: argparse.Namespace) -> int:
     async def run() -> User:
-        async with opened() as database:
+        async with opened(make=True) as database:
             users = Users(database)
             found = await users.named(options.user)
             if found is not None and found.kind == "site":
@@ -108,6 +107,6 @@ def _token(options: argparse.Namespace) -> int:
     if not 1 <= options.ttl <= MAX_TOKEN_TTL:
         raise Impossible(f"A token lasts 1 to {MAX_TOKEN_TTL} seconds.")
 
-    settings = with_secret_key(Settings.load(os.environ))
+    settings = Settings.load(os.environ)
     print(asyncio.run(token_of(settings, options.user, options.room, options.ttl)))
     return 0

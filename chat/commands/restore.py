@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from pathlib import Path
 from typing import Any
 
 from chat.commands import Impossible, opened
@@ -31,8 +30,7 @@ def register(commands: Any) -> None:
 def _new_epoch(options: argparse.Namespace) -> int:
     async def run() -> tuple[int, int]:
         settings = Settings.load(os.environ)
-        path = Path(settings.database_url.removeprefix("sqlite:///"))
-        if settings.on_sqlite and not options.anyway and epochs.holds_open(path):
+        if settings.on_sqlite and not options.anyway and epochs.holds_open(settings.sqlite_file):
             raise _somebody()
         async with opened(settings) as database:
             if not (settings.on_sqlite or options.anyway) and await epochs.are_connected(database):

@@ -20,7 +20,6 @@ from typing import Any
 
 from chat.client import Message, Refused, Room
 from chat.commands import DEFAULT_URL, Impossible, token_of
-from chat.ops.secret import with_secret_key
 from chat.protocol import MAX_INTEGER, ROOM_NAME, CloseCode
 from chat.settings import Settings
 
@@ -128,7 +127,7 @@ async def _inside(options: argparse.Namespace, since: int | None = None) -> Asyn
     """Enter the room as the user; raise Impossible where that fails, or where we are sent away."""
     if not ROOM_NAME.fullmatch(options.room):
         raise Impossible(f"{harmless(options.room)} is not a name of a room.")
-    settings = with_secret_key(Settings.load(os.environ))
+    settings = Settings.load(os.environ)
     # Before all else: what is wrong with the database or the user is said at once.
     made = [await token_of(settings, options.user)]
 
