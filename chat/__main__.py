@@ -81,9 +81,8 @@ def _serve(options: argparse.Namespace) -> int:
         logging.logger.warning("%s", sentence)
     if settings.relay_url == "memory://" and epochs.holds_open(settings.sqlite_file):
         logging.logger.warning(
-            "Somebody has %s open already. If it is another server: with CHAT_RELAY_URL memory://"
-            " one hears of the other's messages half a second late, and nothing of who is there;"
-            " end one of them, or give both a redis:// address",
+            "Somebody has %s open already: two servers on it need a redis:// address in"
+            " CHAT_RELAY_URL, or each hears of the other's messages half a second late",
             settings.sqlite_file,
         )
     settings = with_secret_key(settings)

@@ -17,6 +17,7 @@ from chat.live.room import Room
 from chat.log import epochs
 from chat.log.repository import Room as Row
 from chat.log.users import Session, Users
+from chat.ops import metrics
 from chat.protocol import PAGE_DEFAULT, CloseCode, Entry
 from tests.live import Bells, Guest, Node, node
 from tests.relays import LIMIT, until
@@ -347,12 +348,13 @@ async def test_the_ticker_tells_rooms_what_retention_has_trimmed(
 async def test_a_deaf_relay_counts_as_missed_while_it_seems_well(
     database_url: str, quick_ticker: None
 ) -> None:
-    bells = Bells()
+    bells, before = Bells(), metrics.MISSED.value
     async with node(database_url, bells, "node-a") as a, node(database_url, bells, "node-b") as b:
         guest = await b.join()
         await a.say("one")
         await until(lambda: guest.seqs == [1])
         assert b.hub.missed > 0
+        assert metrics.MISSED.value == before + b.hub.missed
         assert a.hub.missed == 0
 
 
@@ -408,7 +410,7 @@ async def test_a_database_that_is_away_is_said_once_and_ends_nobody(
         await until(lambda: guest.seqs == [1])
         assert b.hub.database_lost_since is None
     said = [one.getMessage() for one in caplog.records]
-    assert said[0] == "Database lost: OSError"
+    assert said[0] == "Database lost: it cannot be reached"
     assert re.fullmatch(r"Database restored after \d+\.\d s", said[1])
     assert len(said) == 2
 

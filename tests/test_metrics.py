@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -20,7 +22,9 @@ from chat.live.tasks import Tasks
 from chat.ops import metrics
 from chat.protocol import CloseCode
 from chat.web import problems, sockets
+from tests import relays
 from tests.conftest import ChatServerFactory
+from tests.live import Bells, node, run, seqs_of
 from tests.people import (
     API_KEY,
     NO_LIMITS,
@@ -30,6 +34,7 @@ from tests.people import (
     a_room,
     an_id,
     ask,
+    execute,
     guest,
     refused,
     shake,
@@ -37,6 +42,7 @@ from tests.people import (
     until,
 )
 from tests.servers import ChatServer, RedisServer
+from tests.test_delivery import delivering
 from tests.test_docs import wire_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,6 +140,17 @@ def test_gauges_are_the_sum_or_the_worst_of_the_live_processes(two_rows: None) -
     assert page()["chat_relay_up"] == 0
 
 
+def test_a_process_that_hangs_does_not_count_as_one_that_serves(two_rows: None) -> None:
+    well = "metrics.RELAY_UP.set(1); metrics.DATABASE_UP.set(1); metrics.CONNECTIONS.set(3)"
+    in_a_process(0, well)
+    in_a_process(1, well)
+    names = ("chat_processes", "chat_relay_up", "chat_database_up", "chat_connections")
+    assert [page()[name] for name in names] == [2, 1, 1, 6]
+    in_a_process(1, f"{well}; metrics.TICKED.set(metrics.TICKED.value - metrics.HANGS)")
+    # Its sockets are still open, for all that anybody knows.
+    assert [page()[name] for name in names] == [1, 0, 0, 6]
+
+
 def test_a_value_that_is_not_listed_counts_as_other(two_rows: None) -> None:
     in_a_process(0, "metrics.CLOSES.add('1001'); metrics.CLOSES.add('4999')")
     found = page()
@@ -174,6 +191,34 @@ async def test_a_room_knows_when_its_newest_messages_came() -> None:
     one, two, three = (room.rung_at(seq) for seq in (6, 7, 8))
     assert one is not None and two is not None and one <= two == three
     assert room.rung_at(4) is None
+
+
+async def test_what_no_bell_brought_counts_as_late_as_it_is(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stored three seconds ago, and found now, as by the ticker while the relay is away.
+    async with node(database_url, Bells()) as here, node(database_url, Bells(), "b") as other:
+        guest = await here.join()
+        await other.say("late")
+        then = time.time_ns() + 3_000_000_000
+        monkeypatch.setattr(time, "time_ns", lambda: then)
+        before = time.monotonic()
+        guest.cursor.room.mend()
+        await relays.until(lambda: guest.seqs == [1])
+        came = guest.cursor.room.rung_at(1)
+        assert came is not None and before - 4 < came < time.monotonic() - 2
+
+
+async def test_a_delivery_takes_from_the_bell_to_the_socket() -> None:
+    async with delivering() as here:
+        here.delivery._began -= 60
+        before = metrics.DELIVERY.total([metrics.DELIVERY.row], metrics.DELIVERY.width - 1)
+        here.room.offer("epoch", run(6, 7), age=30.0)
+        here.delivery.wake()
+        assert seqs_of(await here.wire.text()) == [6, 7]
+        await asyncio.sleep(0)
+        after = metrics.DELIVERY.total([metrics.DELIVERY.row], metrics.DELIVERY.width - 1)
+        assert 30 <= after - before < 30 + SOON
 
 
 # --- The page of a server
@@ -317,6 +362,28 @@ async def test_errors_closes_and_refusals_are_counted_by_what_they_were(
             "connections": 0,
         },
     )
+
+
+async def test_a_database_that_takes_no_messages_is_not_up(
+    chat_server: ChatServerFactory,
+) -> None:
+    server = await chat_server(**NO_LIMITS)
+    maria, name = await guest(server), a_room()
+    async with maria.enter(name) as member:
+        await member.say("hola")
+        await shows(server, database_up=1)
+        # It answers and takes no messages, as one with a full disk.
+        execute(
+            server,
+            "CREATE TRIGGER full BEFORE INSERT ON messages"
+            " BEGIN INSERT INTO nowhere VALUES (1); END",
+        )
+        answer = await member.asks("send", id="c-1", text="not stored")
+        assert answer["code"] == "unavailable"
+        await shows(server, database_up=0)
+        execute(server, "DROP TRIGGER full")
+        assert (await member.asks("send", id="c-1", text="not stored"))["type"] == "ack"
+        await shows(server, database_up=1)
 
 
 async def test_a_page_read_for_a_member_is_counted(chat_server: ChatServerFactory) -> None:

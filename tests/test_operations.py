@@ -45,6 +45,7 @@ def names() -> dict[str, set[str]]:
             {one.label} if isinstance(one, metrics.Counters) else set()
         )
         for one in metrics._metrics
+        if one.name
     }
 
 

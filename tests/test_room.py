@@ -12,6 +12,7 @@ import pytest
 from chat.live.room import MAX_FRAMES, TAIL_LOAD, Room
 from chat.live.tail import TAIL_COUNT
 from chat.log.redactions import Outcome, redact
+from chat.ops import metrics
 from chat.protocol import PAGE_MAX, CloseCode, Entry, messages_frame
 from tests.live import Bells, Guest, Node, node, seqs_of
 from tests.relays import LIMIT, until
@@ -58,9 +59,11 @@ async def test_an_announcement_of_another_epoch_is_dropped_and_counted(database_
         await here.say("one", "two")
         room = guest.cursor.room
         entries = await logged(here, range(1, 3))
+        before = metrics.STRANGERS.value
         room.offer("another", [Entry(3, entries[0].json, entries[0].size)])
         room.offer("another", [Entry(9, entries[0].json, entries[0].size)])
         assert room.strangers == 2
+        assert metrics.STRANGERS.value == before + 2
         assert room.tail.last == 2
         assert here.log.reads == []
         await here.say("three")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 
 from chat.clock import now
@@ -25,6 +26,7 @@ from chat.live.relay import Relay
 from chat.live.room import Member, Room
 from chat.live.tasks import stop
 from chat.log import epochs, repository
+from chat.log.faults import describe
 from chat.log.repository import Repository
 from chat.ops import metrics
 from chat.protocol import CloseCode, Entry
@@ -219,6 +221,7 @@ class Hub:
         """Look at the heads every TICK seconds, for ever."""
         while True:
             self.ticked_at = asyncio.get_running_loop().time()
+            metrics.TICKED.set(time.monotonic())
             await asyncio.sleep(TICK)
             try:
                 await self._look()
@@ -226,9 +229,9 @@ class Hub:
                 metrics.DATABASE_UP.set(0)
                 if self.database_lost_since is None:
                     self.database_lost_since = now()
-                    logger.error("Database lost: %s", type(error.__cause__).__name__)
+                    logger.error("Database lost: %s", describe(error.__cause__ or error))
             else:
-                metrics.DATABASE_UP.set(1)
+                metrics.DATABASE_UP.set(1 - metrics.FAILING.value)
                 if self.database_lost_since is not None:
                     away = (now() - self.database_lost_since) / 1000
                     logger.info("Database restored after %.1f s", away)

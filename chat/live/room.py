@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from chat.clock import milliseconds, now
 from chat.errors import Reset, Unavailable
 from chat.live.announcement import Announcement
 from chat.live.flights import Flights
@@ -26,6 +28,7 @@ from chat.protocol import (
     Person,
     Redacted,
     SharedText,
+    decoded,
     encode,
     fitting,
     messages_frame,
@@ -106,7 +109,8 @@ class Room:
         self._log = log
         # Frames by the seq they start after: members at the same place share one.
         self._frames: dict[int, tuple[SharedText, int]] = {}
-        # The newest bells: the first seq that each brought, and when (loop time).
+        # The newest bells: the first seq that each brought, and when (monotonic; the loop's own
+        # clock stands still within one turn).
         self._rings: deque[tuple[int, float]] = deque(maxlen=RINGS)
         self._mending: asyncio.Task[None] | None = None
         # Set where the log may hold more than the tail.
@@ -131,8 +135,8 @@ class Room:
         taken_away = await redactions.of_room(log.database, row.id, REDACTIONS_TOLD)
         return cls(fresh, entries, log, taken_away)
 
-    def offer(self, epoch: str, entries: Sequence[Entry]) -> None:
-        """Take an announcement, and wake the members if it brought something new."""
+    def offer(self, epoch: str, entries: Sequence[Entry], age: float = 0.0) -> None:
+        """Take an announcement, `age` seconds after it could have come; wake the members."""
         if epoch != self.epoch:
             # Another log under the same name: a database put back, or a second deployment.
             self.strangers += 1
@@ -143,7 +147,7 @@ class Room:
         known = self.tail.last
         match self.tail.offer(entries):
             case Offer.APPENDED:
-                self._ring(known + 1)
+                self._ring(known + 1, age)
             case Offer.GAP:
                 self.mend(entries[-1].seq)
             case Offer.DUPLICATE:
@@ -216,7 +220,7 @@ class Room:
         return await self._log.read(self.id, seq, PAGE_MAX)
 
     def rung_at(self, seq: int) -> float | None:
-        """Return when this message came here (loop time), None where it is too long ago."""
+        """Return when this message came, or could have (monotonic); None: too long ago."""
         for first, moment in reversed(self._rings):
             if first <= seq:
                 return moment
@@ -255,9 +259,9 @@ class Room:
             if not member.aside(f"redacted {seq}", encode(Redacted(self.name, seq))):
                 member.end(CloseCode.RESTART, "too much to tell")  # comes back, and is reminded
 
-    def _ring(self, first: int) -> None:
-        """Wake the members for what is new from this seq on."""
-        self._rings.append((first, asyncio.get_running_loop().time()))
+    def _ring(self, first: int, age: float = 0.0) -> None:
+        """Wake the members for what is new from this seq on, for `age` seconds already."""
+        self._rings.append((first, time.monotonic() - age))
         self._frames.clear()
         for member in self.members:
             member.wake()
@@ -287,4 +291,6 @@ class Room:
             self.tail = Tail(page[-1].seq, self.cleaned(page))
             self._ring(page[0].seq)
         else:
-            self.offer(self.epoch, page)
+            # No bell rang for it: so late it is, as far as our clock and the database's agree.
+            age = (now() - milliseconds(decoded(page[0]).sent_at)) / 1000
+            self.offer(self.epoch, page, max(0.0, age))

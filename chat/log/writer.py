@@ -98,7 +98,7 @@ class Writer:
             await raw.execute(_LOCK.format(rooms=rooms))
             await raw.execute(_INSERT.format(seq=seq, text=secrets.token_urlsafe(CHECK_BYTES)))
             await raw.execute(_DELETE.format(seq=seq))
-        self.failing_since = None
+        self._is_well()
 
     async def run(self) -> None:
         """Commit what waits, for ever. Cancelling it fails what still waits."""
@@ -142,7 +142,7 @@ class Writer:
         results = await self._repository.append([draft for draft, _ in batch])
         metrics.COMMIT.observe(time.perf_counter() - began)
         metrics.BATCH.observe(len(batch))
-        self.failing_since = None
+        self._is_well()
         committed: dict[int, tuple[str, list[Entry]]] = {}
         for (draft, future), result in zip(batch, results, strict=True):
             if isinstance(result, IdConflict | Unavailable):
@@ -172,9 +172,15 @@ class Writer:
             except Unavailable as again:
                 self._give_up(piece, again)
 
+    def _is_well(self) -> None:
+        if self.failing_since is not None:
+            self.failing_since = None
+            metrics.FAILING.set(0)
+
     def _give_up(self, batch: list[Waiting], error: Unavailable) -> None:
         if not one_is_to_blame(error):
             self.failing_since = self.failing_since or now()
+            metrics.FAILING.set(1)
             self._failing_rooms = sorted({draft.room_id for draft, _ in batch})[:CHECK_ROOMS]
         _fail(batch, error)
 

@@ -15,6 +15,7 @@ May be imported by all; imports nothing of ours. docs/operations.md says what ea
 from __future__ import annotations
 
 import mmap
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
@@ -29,6 +30,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+HANGS = 15.0  # seconds without a tick; one may take five
 CELL = 8  # bytes: a double, exact for whole numbers up to 2^53
 OTHER = "other"
 
@@ -88,21 +90,34 @@ class Counters(Metric):
 
 
 class Gauge(Metric):
-    """How it is now; over all live processes the sum, or the worst of them."""
+    """How it is now; over all live processes the sum, or the worst of them.
+
+    With `hanging`, that is what counts for a process that has not ticked for so long that it hangs.
+    """
 
     def __init__(
-        self, name: str, help: str, over_all: Literal["sum", "min", "max"] = "sum"
+        self,
+        name: str,
+        help: str,
+        over_all: Literal["sum", "min", "max"] = "sum",
+        hanging: float | None = None,
     ) -> None:
         super().__init__(name, help)
         of: dict[str, Callable[[list[float]], float]] = {"sum": sum, "min": min, "max": max}
         self.over_all = of[over_all]
+        self.hanging = hanging
 
     def set(self, value: float) -> None:
         self.row[self.place] = value
 
     def family(self, rows: Rows) -> Family:
-        live = [row[self.place] for row in rows if row[PROCESSES.place]]
+        live = [self._of(row) for row in rows if row[PROCESSES.place]]
         return GaugeMetricFamily(self.name, self.help, self.over_all(live) if live else 0)
+
+    def _of(self, row: memoryview[float]) -> float:
+        if self.hanging is not None and time.monotonic() - row[TICKED.place] > HANGS:
+            return self.hanging
+        return row[self.place]
 
 
 class Histogram(Metric):
@@ -129,7 +144,7 @@ class Histogram(Metric):
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-PROCESSES = Gauge("chat_processes", "Processes of this node that serve.")
+PROCESSES = Gauge("chat_processes", "Processes of this node that serve.", hanging=0)
 CONNECTIONS = Gauge("chat_connections", "Open sockets of members.")
 ROOMS_OPEN = Gauge("chat_rooms_open", "Rooms held in memory, one for each process that has it.")
 ACCEPTED = Counter("chat_messages_accepted", "Messages that were new and are committed.")
@@ -143,7 +158,7 @@ BATCH = Histogram(
 COMMIT = Histogram("chat_commit_seconds", "From the begin of a transaction to its COMMIT.", SECONDS)
 DELIVERY = Histogram(
     "chat_delivery_seconds",
-    "From the commit, elsewhere from its bell, to the last socket that one turn of the loop wrote.",
+    "From the commit, elsewhere from the bell, to the last socket that one turn of the loop wrote.",
     SECONDS,
 )
 CATCH_UP = Counter("chat_catch_up_pages", "Pages of the log that were read for members.")
@@ -151,8 +166,16 @@ SLOW = Gauge("chat_slow_members", "Members whose socket has not taken a frame fo
 SLOW_BEHIND = Gauge(
     "chat_slow_members_behind_messages", "Messages that the slowest of them is behind.", "max"
 )
-DATABASE_UP = Gauge("chat_database_up", "1 while every process reaches the database.", "min")
-RELAY_UP = Gauge("chat_relay_up", "1 while every process hears itself over the relay.", "min")
+DATABASE_UP = Gauge(
+    "chat_database_up", "1 while every process reads and writes in the database.", "min", hanging=0
+)
+RELAY_UP = Gauge(
+    "chat_relay_up", "1 while every process hears itself over the relay.", "min", hanging=0
+)
+# For ourselves, not on the page: when the ticker looked last (monotonic, the same clock for all
+# processes of a machine), and 1 from a failed commit to the next that goes well.
+TICKED = Gauge("", "")
+FAILING = Gauge("", "")
 ROUND_TRIP = Gauge(
     "chat_relay_round_trip_seconds", "The last heartbeat's way to the relay and back.", "max"
 )
@@ -240,6 +263,7 @@ def join(process: int = 0) -> None:
     for one in _metrics:
         one.row = _rows[process]
     leave(process)
+    TICKED.set(time.monotonic())
     PROCESSES.set(1)
 
 
@@ -253,7 +277,8 @@ def leave(process: int) -> None:
 class _Rows(Collector):
     def collect(self) -> Iterator[Family]:
         for one in _metrics:
-            yield one.family(_rows)
+            if one.name:
+                yield one.family(_rows)
 
 
 def page() -> bytes:

@@ -29,6 +29,7 @@ from chat.errors import (
 )
 from chat.incoming import History, Read, Renew, Send, Typing, faulty_id, parse
 from chat.live.cursor import Cursor
+from chat.log.faults import describe
 from chat.log.repository import Stored
 from chat.ops import metrics
 from chat.protocol import (
@@ -205,7 +206,7 @@ class Connection:
             self._reply_error(error, message_id)
 
     def _not_confirmed(self, error: Unavailable, message_id: str) -> None:
-        logger.error("Error saving message: %s", type(error.__cause__ or error).__name__)
+        logger.error("Error saving message: %s", describe(error.__cause__ or error))
         self._reply_error(error, message_id)
 
     async def _history(self, frame: History) -> None:

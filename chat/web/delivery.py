@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,8 +39,8 @@ class Delivery:
         # Called where the outbox got shorter, and at the end.
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        # Loop time: what came before is no delay of ours.
-        self._began = self._loop.time()
+        # By the monotonic clock, as rings are: what came before is no delay of ours.
+        self._began = time.monotonic()
         self._outbox: deque[str] = deque()
         self._characters = 0
         # What may be missed and changes by itself (who is here, who types), the newest by key.
@@ -141,7 +142,7 @@ class Delivery:
         """Hand over what is counted, once the others have their frames that this bell woke."""
 
         def hand_over() -> None:
-            took = None if since is None else self._loop.time() - max(since, self._began)
+            took = None if since is None else time.monotonic() - max(since, self._began)
             metrics.sent.hand_over(took)
 
         self._loop.call_soon(hand_over)
