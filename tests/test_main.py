@@ -18,7 +18,7 @@ from chat import __version__
 from chat.__main__ import main
 from chat.log.users import Users
 from tests.conftest import ChatServerFactory
-from tests.people import ask, guest
+from tests.people import ask, guest, lines_with
 from tests.servers import (
     ROOT,
     SECRET_KEY,
@@ -179,6 +179,20 @@ async def test_an_unknown_setting_is_a_warning_only(chat_server: ChatServerFacto
 
 
 # --- Serving
+
+
+async def test_a_second_server_on_one_file_is_warned_of(
+    chat_server: ChatServerFactory,
+) -> None:
+    first = await chat_server()
+    assert "open already" not in first.log
+    second = ChatServer(first.folder, {})
+    await second.start()
+    try:
+        [line] = lines_with(second, "open already")
+        assert "WARNING" in line and "redis://" in line
+    finally:
+        assert await second.stop() == 0
 
 
 async def test_the_start_prints_the_address_to_open(chat_server: ChatServerFactory) -> None:
