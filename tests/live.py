@@ -40,9 +40,12 @@ def draft(room_id: int, text: str = "hola", *, sender: Person = MARIA) -> Draft:
     return Draft(room_id, f"id-{next(_ids)}", sender, None, text)
 
 
-def entry(seq: int, size: int = 20) -> Entry:
+def entry(seq: int, size: int = 160) -> Entry:
     """Return a message as logs and relays carry it, `size` bytes long."""
-    head, tail = f'{{"seq":{seq},"text":"', '"}'
+    head = (
+        f'{{"seq":{seq},"id":"c-{seq}","sender":{{"id":1,"name":"maria"}},"receiver":null,"text":"'
+    )
+    tail = '","sent_at":"2026-11-24T10:00:00.000Z"}'
     text = head + "x" * (size - len(head) - len(tail)) + tail
     return Entry(seq, text, len(text))
 

@@ -7,8 +7,10 @@ import re
 
 import pytest
 
+from chat.clock import now
+from chat.log.redactions import MARGIN
 from tests.conftest import ChatServerFactory
-from tests.people import NO_LIMITS, Member, a_name, a_room, direct_room, guest, site, whose
+from tests.people import NO_LIMITS, Member, a_name, a_room, direct_room, execute, guest, site, whose
 from tests.servers import ChatServer
 
 pytest_plugins = ["tests.houses"]
@@ -67,6 +69,31 @@ async def test_what_was_redacted_while_one_was_away_is_told_when_one_resumes(
         await member.read_to(3)
         await member.is_well()
         assert not [raw for raw in member.raw if raw.startswith('{"type":"redacted"')]
+
+
+async def test_who_cannot_be_told_of_all_that_was_redacted_starts_afresh(
+    server: ChatServer,
+) -> None:
+    maria, room, count = await site(server), a_room(), 200
+    async with maria.enter(room) as member:
+        await member.say_all([SECRET] * count)
+        # All at once, as a command of the database does it.
+        at = f"room_id = (SELECT id FROM rooms WHERE name = '{room}') AND seq <= {count - 1}"
+        execute(server, f"UPDATE messages SET text = '', redacted = true WHERE {at}")
+        execute(
+            server,
+            "INSERT INTO redactions (room_id, seq, redacted_at)"
+            f" SELECT room_id, seq, {now()} FROM messages WHERE {at}",
+        )
+        assert await member.end() == 1012
+    async with maria.enter(room, f"?since={count}") as member:
+        assert member.welcome["resumed"] is False
+        await member.read_to(count)
+    assert {one["text"] for one in member.messages[:-1]} == {""}
+    # That is over once the next message is there: who has it was told before.
+    execute(server, f"UPDATE redactions SET redacted_at = redacted_at - {2 * MARGIN}")
+    async with maria.enter(room, f"?since={count}") as member:
+        assert member.welcome["resumed"] is True
 
 
 async def test_a_crash_before_anybody_is_told_loses_no_redaction(

@@ -166,7 +166,9 @@ async def test_who_comes_back_is_told_of_what_was_redacted_meanwhile(database_ur
             await redact(here.log.database, row.id, seq)
         guest = await here.join(since=2)
         room = guest.cursor.room
-        room.remind(guest, 2)
+        missed = await room.taken_away.missed(here.log.database, room.id, 2)
+        assert missed is not None
+        room.remind(guest, missed)
         assert told_of(guest) == [1]
         await until(lambda: texts_of(guest.frames) == [""])
 

@@ -18,8 +18,9 @@ from chat.errors import Reset, Unavailable
 from chat.live.announcement import Announcement
 from chat.live.flights import Flights
 from chat.live.tail import Offer, Tail
+from chat.live.taken_away import TakenAway
 from chat.live.tasks import stop
-from chat.log import redactions, repository
+from chat.log import repository
 from chat.ops import metrics
 from chat.protocol import (
     PAGE_MAX,
@@ -32,7 +33,6 @@ from chat.protocol import (
     encode,
     fitting,
     messages_frame,
-    redacted,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ RETRY_PAUSE = 0.5
 MAX_FRAMES = 4
 RINGS = 64  # bells whose time is kept
 TAIL_LOAD = PAGE_MAX  # messages read when a room opens: more than newcomers are sent
-# The newest redactions of a room that who resumes is told of: the page may have missed them.
-REDACTIONS_TOLD = 50
 
 
 class Member(Protocol):
@@ -88,7 +86,7 @@ class Room:
         row: repository.Room,
         entries: Sequence[Entry],
         log: repository.Repository,
-        taken_away: Iterable[int] = (),
+        taken_away: TakenAway | None = None,
     ) -> None:
         self.id = row.id
         self.name = row.name
@@ -96,8 +94,8 @@ class Room:
         # The oldest seq in the log; retention moves it, the ticker tells.
         self.first_seq = row.first_seq
         head = entries[-1].seq if entries else row.last_seq
-        # Seqs whose text was taken away, the latest last: what still brings one was under way.
-        self._redacted = dict.fromkeys(taken_away)
+        self.taken_away = taken_away or TakenAway()
+        self.cleaned = self.taken_away.cleaned
         self.tail = Tail(head, self.cleaned(entries))
         self.members: set[Member] = set()
         # When the last member left (loop time); the hub closes rooms that stay empty.
@@ -132,8 +130,7 @@ class Room:
         if not entries or entries[-1].seq < fresh.last_seq:
             # Committed between the two looks, or all trimmed: the ticker would find it, too.
             entries = await log.read_before(row.id, None, TAIL_LOAD)
-        taken_away = await redactions.of_room(log.database, row.id, REDACTIONS_TOLD)
-        return cls(fresh, entries, log, taken_away)
+        return cls(fresh, entries, log, await TakenAway.load(log.database, row.id))
 
     def offer(self, epoch: str, entries: Sequence[Entry], age: float = 0.0) -> None:
         """Take an announcement, `age` seconds after it could have come; wake the members."""
@@ -162,27 +159,18 @@ class Room:
 
     def redact(self, seqs: Sequence[int]) -> None:
         """Let go of the texts that were taken away lately, and tell the members of new ones."""
-        new = [seq for seq in seqs if seq not in self._redacted]
-        if not new:
+        if not (new := self.taken_away.add(seqs)):
             return
-        # Those that are still told of must stay, or they would be new each time.
-        earlier = [seq for seq in self._redacted if seq not in seqs][-REDACTIONS_TOLD:]
-        self._redacted = dict.fromkeys([*earlier, *seqs])
         self.tail.redact(new)
         self._frames.clear()
         for member in self.members:
-            self._tell(member, new)
+            self.remind(member, new)
 
-    def remind(self, member: Member, seq: int) -> None:
-        """Tell one who comes back with what it has up to `seq` whose texts are gone since."""
-        known = [one for one in self._redacted if one <= seq]
-        self._tell(member, known[-REDACTIONS_TOLD:])
-
-    def cleaned(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return the entries as they are now: an answer or bell may be older than a redaction."""
-        if not self._redacted or self._redacted.keys().isdisjoint(one.seq for one in entries):
-            return entries
-        return [redacted(one) if one.seq in self._redacted else one for one in entries]
+    def remind(self, member: Member, seqs: Iterable[int]) -> None:
+        """Tell a member that these texts are gone."""
+        for seq in seqs:
+            if not member.aside(f"redacted {seq}", encode(Redacted(self.name, seq))):
+                member.end(CloseCode.RESTART, "too much to tell")  # comes back, and is reminded
 
     def frame_after(self, seq: int) -> tuple[SharedText, int] | None:
         """Return the frame of what follows `seq` and its last seq, or None: read the log.
@@ -253,11 +241,6 @@ class Room:
         """Stop mending and reading."""
         self._closed = True
         await stop([*self._pages.under_way.values(), *([self._mending] if self._mending else [])])
-
-    def _tell(self, member: Member, seqs: Sequence[int]) -> None:
-        for seq in seqs:
-            if not member.aside(f"redacted {seq}", encode(Redacted(self.name, seq))):
-                member.end(CloseCode.RESTART, "too much to tell")  # comes back, and is reminded
 
     def _ring(self, first: int, age: float = 0.0) -> None:
         """Wake the members for what is new from this seq on, for `age` seconds already."""

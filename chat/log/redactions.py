@@ -1,8 +1,8 @@
 """Texts that an operator took away: the row and its seq stay, the text is gone for good.
 
 What was taken away is noted by the database's clock, and so found by the ticker of every node
-(`log/heads.py`), whatever the relay does. Called by `chat.commands`; `live/room.py` reads, and
-`retention.py` trims.
+(`log/heads.py`), whatever the relay does. Called by `chat.commands`; `live/taken_away.py` reads,
+and `retention.py` trims.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from chat.log.database import Database
 
+MARGIN = 60_000  # ms; a ticker finds a redaction within half a second, where all is well
 CHECKPOINT_TRIES = 10  # times that SQLite is asked to empty its write-ahead log …
 CHECKPOINT_PAUSE = 0.2  # … and seconds between two of them: somebody reads in it
 
@@ -48,6 +49,20 @@ async def redact(database: Database, room_id: int, seq: int) -> Outcome:
             else:
                 await raw.execute(statement, room_id, seq)
     return Outcome.REPEATED if found[0][0] else Outcome.REDACTED
+
+
+async def after_message(database: Database, room_id: int, seq: int, limit: int) -> list[int]:
+    """Return at most `limit` seqs up to this one that were redacted after its message came.
+
+    Who has that message was told of what went before, and MARGIN allows for the telling.
+    """
+    rows: list[Any] = await database.rows(
+        "SELECT seq FROM redactions WHERE room_id = :room1 AND seq <= :seq1 AND redacted_at >="
+        f" (SELECT sent_at - {MARGIN} FROM messages WHERE room_id = :room2 AND seq = :seq2)"
+        " ORDER BY redacted_at DESC LIMIT :limit",
+        {"room1": room_id, "seq1": seq, "room2": room_id, "seq2": seq, "limit": limit},
+    )
+    return [row[0] for row in rows][::-1]
 
 
 async def trim(database: Database, room_id: int) -> None:

@@ -25,7 +25,6 @@ from chat.errors import (
     Unavailable,
 )
 from chat.live.cursor import Cursor
-from chat.live.room import Room
 from chat.live.tasks import stop
 from chat.ops import metrics
 from chat.ops.logging import about
@@ -101,8 +100,12 @@ class RoomSocket(WebSocketEndpoint):
             self._check_limits(websocket, identity)
             room = await enter_room(self.services, identity, name)
             since, epoch = _since(websocket), websocket.query_params.get("epoch")
+            taken_away: list[int] = []
             if since is not None and epoch in (None, room.epoch):
                 await room.reach(since)
+                database = self.services.repository.database
+                missed = await room.taken_away.missed(database, room.id, since)
+                since, taken_away = (None, []) if missed is None else (since, missed)
         except NotFound as error:
             logger.warning("User %s refused: %s is not a room", user, name[:200])
             raise Refused(CloseCode.NOT_FOUND, error.detail) from error
@@ -114,7 +117,10 @@ class RoomSocket(WebSocketEndpoint):
             raise Refused(CloseCode.TOO_MANY, "too many new rooms") from error
         except Unavailable as error:
             raise self._away(error) from error
-        self.connection = self._enter(websocket, identity, room)
+        cursor = Cursor(room, since, epoch)
+        self.connection = self._enter(identity, cursor)
+        if cursor.resumed:
+            room.remind(self.connection, taken_away)
 
     async def on_receive(self, websocket: WebSocket, data: Any) -> None:
         assert self.connection is not None
@@ -168,14 +174,13 @@ class RoomSocket(WebSocketEndpoint):
         if not by_address[address]:
             del by_address[address]
 
-    def _enter(self, websocket: WebSocket, identity: Identity, room: Room) -> Connection:
-        cursor = Cursor(room, _since(websocket), websocket.query_params.get("epoch"))
+    def _enter(self, identity: Identity, cursor: Cursor) -> Connection:
+        room = cursor.room
         connection = Connection(self.services, self.scope["chat.send"], identity, cursor)
-        # No await since the cursor was made: nothing can fall between it and the membership.
+        # No await since the cursor was made, and what was taken away was asked: nothing can fall
+        # between these and the membership.
         if self.services.draining or not self.services.hub.enter(room, connection):
             raise Refused(CloseCode.RESTART, "restart")
-        if cursor.resumed:
-            room.remind(connection, cursor.seq)
         self.services.marks.seen(room.id, identity.user.id)
         about(connection_id=connection.number)
         return connection

@@ -1,0 +1,58 @@
+"""The texts of one room that an operator took away lately, and who must be told of which.
+
+A message may be under way, read or announced, when its text goes: `cleaned` sees to it that none
+gets out any more. Who comes back may hold texts that went meanwhile. Of TOLD it is told, one by
+one; where it may be more, it starts afresh (`cursor.py`). Owned by `room.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from chat.log import redactions
+from chat.log.database import Database
+from chat.protocol import Entry, redacted
+
+TOLD = 50  # redactions that who resumes is told of
+
+
+class TakenAway:
+    def __init__(self, seqs: Iterable[int] = ()) -> None:
+        # The latest last: TOLD of them and one more, besides those of the last look.
+        self._seqs = dict.fromkeys(seqs)
+
+    @classmethod
+    async def load(cls, database: Database, room_id: int) -> TakenAway:
+        """Return what is noted in the log; raise Unavailable."""
+        return cls(await redactions.of_room(database, room_id, TOLD + 1))
+
+    def add(self, seqs: Sequence[int]) -> list[int]:
+        """Note what the ticker found, again and again for a while; return what is new."""
+        new = [seq for seq in seqs if seq not in self._seqs]
+        if new:
+            # Those that are still told of must stay, or they would be new each time.
+            earlier = [seq for seq in self._seqs if seq not in seqs][-TOLD - 1 :]
+            self._seqs = dict.fromkeys([*earlier, *seqs])
+        return new
+
+    def cleaned(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the entries as they are now: an answer or bell may be older than a redaction."""
+        if not self._seqs or self._seqs.keys().isdisjoint(one.seq for one in entries):
+            return entries
+        return [redacted(one) if one.seq in self._seqs else one for one in entries]
+
+    async def missed(self, database: Database, room_id: int, seq: int) -> list[int] | None:
+        """Return what went since a client that has all up to `seq` was told; None: too much.
+
+        Right until the next await of the caller. Raises Unavailable.
+        """
+        known = self._up_to(seq)
+        if len(self._seqs) <= TOLD:
+            return known
+        missed = await redactions.after_message(database, room_id, seq, TOLD + 1)
+        # And what the ticker found in the meantime.
+        missed += [one for one in self._up_to(seq) if one not in known and one not in missed]
+        return missed if len(missed) <= TOLD else None
+
+    def _up_to(self, seq: int) -> list[int]:
+        return [one for one in self._seqs if one <= seq]
