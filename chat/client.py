@@ -26,7 +26,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from msgspec import UNSET
 
 from chat.errors import Refused
-from chat.link import PATIENCE, Backoff, Frame, History, Link, Messages, Patience, Token
+from chat.link import PATIENCE, Backoff, Link, Patience, Token
+from chat.outgoing import Frame, History, Messages
 from chat.protocol import Ack, CloseCode, Error, Message, Redacted, Welcome, direct_pair
 from chat.unsent import Rejected, Unsent
 
@@ -44,7 +45,8 @@ class Room:
     `token` is a text, or a coroutine function that is called before each connection and before a
     token ends; `headers` may hold a cookie instead. `since` is the last seq that is known, 0 for
     the beginning; without it the newest 50 messages come first. `on_welcome` is called with each
-    welcome: one that is not `resumed` means that what came before is to be forgotten. `at` is the
+    welcome: one that is not `resumed` means that what came before is to be forgotten; `on_redacted`
+    with each seq whose text was taken away after it may have been read. `at` is the
     host and port to connect to, where they are not those of the url. `patience` is how long it
     waits for what.
     """
@@ -58,6 +60,7 @@ class Room:
         since: int | None = None,
         epoch: str | None = None,
         on_welcome: Callable[[Welcome], None] | None = None,
+        on_redacted: Callable[[int], None] | None = None,
         at: tuple[str, int] | None = None,
         patience: Patience = PATIENCE,
     ) -> None:
@@ -68,6 +71,7 @@ class Room:
         self._token = token
         self._headers = headers or {}
         self._on_welcome = on_welcome
+        self._on_redacted = on_redacted
         self._at = at
         self._patience = patience
         # Seq of the newest message that was kept; None until the first is known.
@@ -196,15 +200,18 @@ class Room:
 
     async def _stay(self) -> Refused:
         """Connect again and again; return what keeps us away."""
-        backoff = Backoff(self._patience)
+        backoff, level = Backoff(self._patience), logging.WARNING
         while True:
             link = self._link()
             code, reason = await link.run(self._address())
             if link.keeps_away(code):
                 return Refused(code, reason)
-            pause = backoff.pause(link.stood, link.told)
+            pause = 0.0 if link.hurried else backoff.pause(link.stood, link.told)
             self.trouble = reason
-            logger.info("No connection (%s); again in %.1f s", reason, pause)
+            # Once aloud, as nobody may look at what a bot says beyond warnings.
+            level = logging.WARNING if link.joined_at is not None else level
+            logger.log(level, "No connection (%s); again in %.1f s", reason, pause)
+            level = logging.INFO
             await asyncio.sleep(pause)
 
     def _link(self) -> Link:
@@ -222,7 +229,7 @@ class Room:
         self._unsent.begin()
         while not self._gap:
             if self._full and not self._messages:
-                link.told = 0.0  # all that there was a place for has been read: no back-off
+                link.hurried = True  # all that there was a place for has been read
                 break
             self._bell.clear()
             for frame in self._unsent.due(clock()):
@@ -250,6 +257,8 @@ class Room:
                 for message in self._messages:
                     if message.seq == frame.seq:
                         message.text, message.redacted = "", True
+                if self._on_redacted is not None:
+                    self._on_redacted(frame.seq)
         self._bell.set()
 
     def _begin(self, welcome: Welcome) -> None:

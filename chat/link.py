@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -21,8 +23,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from chat import __version__
-from chat.errors import ChatError
-from chat.protocol import Ack, CloseCode, Closing, Error, Message, Redacted, Renewed, Welcome
+from chat.errors import ChatError, Refused
+from chat.outgoing import Frame, parse
+from chat.protocol import CloseCode, Closing, Renewed, Welcome
 
 logger = logging.getLogger(__name__)
 # Of websockets. At DEBUG it would write headers and frames, and so tokens and texts.
@@ -31,6 +34,7 @@ quiet.setLevel(logging.INFO)
 
 MAX_FRAME = 1024 * 1024  # bytes; servers keep to a quarter of it
 STEADY = 10.0  # seconds; a connection that stood so long starts the back-off anew
+TOLD_MOST = 600.0  # seconds; whatever a server says, it is asked again after so long
 # The next token is asked for in the last tenth of a life, at most 30 s before its end, and again
 # with pauses. Seconds, but for the tenth.
 RENEW, RENEW_PART, RENEW_SOONEST, RENEW_PAUSE = 30.0, 0.1, 1.0, 5.0
@@ -46,6 +50,7 @@ STAY_AWAY = (
 # In place of a close code where there was none; and what websockets has there.
 GIVEN_UP, BROKEN = 0, 1006
 
+# A text, or a function that makes the next one; it raises Refused where there will be none.
 Token = str | Callable[[], Awaitable[str]]
 
 
@@ -67,30 +72,6 @@ class Patience:
 
 
 PATIENCE = Patience()
-
-
-class Messages(msgspec.Struct, tag="messages"):
-    messages: list[Message]
-
-
-class History(msgspec.Struct, tag="history"):
-    """A page of older messages, oldest first; `more`: there are still older ones."""
-
-    id: str
-    messages: list[Message]
-    more: bool
-
-
-class _Kind(msgspec.Struct):
-    type: str
-
-
-Frame = Welcome | Messages | Ack | Error | History | Closing | Renewed | Redacted
-KINDS = (Welcome, Messages, Ack, Error, History, Closing, Renewed, Redacted)
-_decoders: dict[str, msgspec.json.Decoder[Any]] = {
-    str(kind.__struct_config__.tag): msgspec.json.Decoder(kind) for kind in KINDS
-}
-_kind = msgspec.json.Decoder(_Kind)
 
 
 class Link:
@@ -117,6 +98,8 @@ class Link:
         self.joined_at: float | None = None
         # Seconds until the server wants us back; None where it did not say.
         self.told: float | None = None
+        # Set where it is ended by us, to be followed by another one at once.
+        self.hurried = False
         # The HTTP status in place of an upgrade; None: there was none.
         self.status: int | None = None
         # The server's clock less ours, in seconds.
@@ -136,7 +119,7 @@ class Link:
                 where: dict[str, Any] = {}
                 if self._at is not None:
                     where["host"], where["port"] = self._at
-                async with connect(
+                async with _Straight(
                     url,
                     **where,
                     additional_headers=headers,
@@ -160,13 +143,15 @@ class Link:
             wait = error.response.headers.get("Retry-After", "")
             self.told = float(wait) if wait.isdecimal() else None
             self.status = error.response.status_code
-            return GIVEN_UP, f"the server answers HTTP {self.status}"
+            place = error.response.headers.get("Location")
+            aside = f" and sends us on to {place[:200]}" if place else ""
+            return GIVEN_UP, f"the server answers HTTP {self.status}{aside}"
         except TimeoutError:
             return GIVEN_UP, "the server does not answer"
         except NoToken as error:
             return GIVEN_UP, str(error)
         except (OSError, WebSocketException) as error:
-            return GIVEN_UP, f"there is no connection to be had ({type(error).__name__})"
+            return GIVEN_UP, in_words(error)
 
     @property
     def stood(self) -> float:
@@ -197,6 +182,8 @@ class Link:
             with suppress(ConnectionClosed):
                 async for raw in socket:
                     frame = parse(raw)
+                    if self.joined_at is None and not isinstance(frame, Welcome | Closing):
+                        continue  # nothing comes before the welcome
                     if isinstance(frame, Welcome):
                         limit.reschedule(None)
                         self._join(frame)
@@ -216,7 +203,8 @@ class Link:
 
     def _join(self, welcome: Welcome) -> None:
         self.joined_at = asyncio.get_running_loop().time()
-        self._clock = _seconds(welcome.server_time) - time.time()
+        if (there := _seconds(welcome.server_time)) is not None:
+            self._clock = there - time.time()
         if welcome.expires_at is not None:
             self._lasts_until(welcome.expires_at)
 
@@ -234,6 +222,8 @@ class Link:
             return self._token
         try:
             return await self._token()
+        except Refused:
+            raise
         except Exception as error:
             raise NoToken(f"there is no token to be had ({type(error).__name__})") from error
 
@@ -255,8 +245,9 @@ class Link:
 
     def _lasts_until(self, moment: str) -> None:
         """Note how long our token lasts, whatever our own clock says."""
-        self._life = _seconds(moment) - time.time() - self._clock
-        self._life_known.set()
+        if (end := _seconds(moment)) is not None:
+            self._life = end - time.time() - self._clock
+            self._life_known.set()
 
 
 class Backoff:
@@ -271,22 +262,39 @@ class Backoff:
         if stood > STEADY:
             self._limit = self._patience.backoff_first
         limit, self._limit = self._limit, min(2 * self._limit, self._patience.backoff_most)
-        return random.uniform(0, limit) if told is None else told
+        # Told or not, it tries ever more rarely where nothing comes of it.
+        return min(max(random.uniform(0, limit), told or 0.0), TOLD_MOST)
 
 
 class NoToken(ChatError):
     """The function that gives tokens failed."""
 
 
-def parse(raw: str | bytes) -> Frame | None:
-    """Return the frame; None for what we do not know, which is passed over."""
+class _Straight(connect):
+    """A connection to the address that was given, and to no other that a server names."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+def in_words(error: OSError | WebSocketException) -> str:
+    """Say why there is no connection, without addresses and what the other side wrote."""
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there"
+    if isinstance(error, socket.gaierror):
+        return "the name in the address is not known"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return "it does not speak TLS as we do"
+    if isinstance(error, OSError):
+        return f"it cannot be reached ({error.strerror or type(error).__name__})"
+    return f"what listens there speaks no WebSocket ({type(error).__name__})"
+
+
+def _seconds(moment: str) -> float | None:
+    """Return the time since 1970; None where that is no time."""
     try:
-        decoder = _decoders.get(_kind.decode(raw).type)
-        frame: Frame | None = decoder.decode(raw) if decoder is not None else None
-        return frame
-    except msgspec.MsgspecError:
+        return datetime.fromisoformat(moment).timestamp()
+    except (ValueError, OverflowError):
         return None
-
-
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()

@@ -19,6 +19,7 @@ from chat.protocol import Ack, Error, Message
 IN_FLIGHT = 16  # below what servers hold of one connection, so that none has to stop reading
 ANSWER_LIMIT = 30.0  # seconds; what nobody has answered until then is sent once more
 RETRY_DEFAULT = 1.0  # seconds, where a server does not say
+RETRY_LEAST, RETRY_MOST = 0.1, 60.0  # seconds, whatever it says
 TRY_AGAIN = ("rate_limited", "unavailable")
 
 
@@ -102,6 +103,7 @@ class Unsent:
             asked.sent_at = None
             self._slow |= error.code == "rate_limited"
             pause = error.retry_after if isinstance(error.retry_after, float) else RETRY_DEFAULT
+            pause = min(max(pause, RETRY_LEAST), RETRY_MOST)
             # A little more than asked, and not the same for everybody who was told the same.
             self._held_until = max(self._held_until, now + pause * random.uniform(1, 1.25))
         else:

@@ -416,3 +416,26 @@ async def test_the_bot_of_the_readme_answers(server: ChatServer) -> None:
     answering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await answering
+
+
+async def test_the_first_failure_is_a_warning_and_the_next_ones_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "chat.client")
+    room = Room("http://127.0.0.1:9/ws/chat/lobby/", token="t", patience=Patience(backoff_most=0.0))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1), room:
+            pass
+    levels = [one.levelname for one in caplog.records]
+    assert levels[0] == "WARNING" and set(levels[1:]) == {"INFO"}
+    assert "nobody listens there" in caplog.records[0].getMessage()
+
+
+async def test_a_redaction_is_told_to_who_asked_for_it(server: ChatServer) -> None:
+    maria, name = await site(server), a_room()
+    gone: list[int] = []
+    async with entering(maria, name, on_redacted=gone.append) as room:
+        await room.send("a text")
+        await take(room, 1)
+        await server.says("redact", name, "1")
+        await until(lambda: gone == [1])

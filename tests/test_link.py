@@ -16,7 +16,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from chat import link
-from chat.link import PATIENCE, Backoff, Frame, Link, Messages, Patience, parse
+from chat.errors import Refused
+from chat.link import PATIENCE, TOLD_MOST, Backoff, Link, Patience
+from chat.outgoing import Frame, Messages
 from chat.protocol import Renewed, Welcome
 from tests.people import SOON, until
 
@@ -146,7 +148,7 @@ async def test_where_nobody_listens_it_ends_at_once() -> None:
     async with server(lambda socket: asyncio.sleep(0)) as url:
         pass
     code, reason = await end_of(Heard().link(), url)
-    assert code == 0 and reason.startswith("there is no connection to be had")
+    assert (code, reason) == (0, "nobody listens there")
 
 
 async def test_what_is_not_known_is_passed_over() -> None:
@@ -160,10 +162,6 @@ async def test_what_is_not_known_is_passed_over() -> None:
     async with server(talk) as url:
         await end_of(heard.link(), url)
     assert [type(frame) for frame in heard.frames] == [Welcome, Messages]
-
-
-def test_a_frame_is_parsed_by_its_type() -> None:
-    assert parse('{"type":"token","expires_at":"x"}') == Renewed("x")
 
 
 async def test_headers_and_the_token_are_shown_and_the_token_not_in_the_address() -> None:
@@ -259,13 +257,59 @@ async def test_it_is_left_in_good_order_where_it_is_cancelled() -> None:
 
 
 def test_pauses_are_a_random_part_of_a_limit_that_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random, "uniform", lambda low, high: (low, high))
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
     backoff = Backoff()
-    limits: list[Any] = [backoff.pause(0, None) for _ in range(8)]
-    assert limits == [(0, limit) for limit in (0.5, 1, 2, 4, 8, 16, 30, 30)]
-    assert backoff.pause(9, None) == (0, 30)
+    assert [backoff.pause(0, None) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert backoff.pause(9, None) == 30
     # One that stood for a while starts anew.
-    assert backoff.pause(11, None) == (0, 0.5)
+    assert backoff.pause(11, None) == 0.5
     assert backoff.pause(0, 40.5) == 40.5
     hasty = Backoff(Patience(backoff_first=0.1, backoff_most=0.2))
-    assert [hasty.pause(0, None) for _ in range(3)] == [(0, 0.1), (0, 0.2), (0, 0.2)]
+    assert [hasty.pause(0, None) for _ in range(3)] == [0.1, 0.2, 0.2]
+
+
+@pytest.mark.parametrize("told", [0.0, -1.0])
+def test_who_is_told_to_come_back_at_once_does_so_ever_more_rarely(
+    told: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    backoff = Backoff()
+    assert [backoff.pause(0, told) for _ in range(3)] == [0.5, 1, 2]
+    assert backoff.pause(0, 1e9) == TOLD_MOST
+
+
+async def test_no_other_address_is_gone_to() -> None:
+    def elsewhere(socket: ServerConnection, request: Request) -> Response:
+        answer = socket.respond(HTTPStatus.MOVED_PERMANENTLY, "there")
+        answer.headers["Location"] = "ws://127.0.0.1:1/evil"
+        return answer
+
+    async with server(lambda socket: asyncio.sleep(0), process_request=elsewhere) as url:
+        one = Heard().link()
+        code, reason = await end_of(one, url)
+    assert (code, one.status) == (0, 301)
+    assert reason == "the server answers HTTP 301 and sends us on to ws://127.0.0.1:1/evil"
+
+
+async def test_times_that_are_none_and_frames_before_the_welcome_end_nothing() -> None:
+    async def talk(socket: ServerConnection) -> None:
+        await socket.send('{"type":"messages","room":"lobby","messages":[]}')
+        await socket.send(welcome(server_time="yesterday", expires_at="x"))
+        await socket.send('{"type":"token","expires_at":"tomorrow"}')
+        await socket.close(4404, "all is well")
+
+    async def token() -> str:
+        return "t"
+
+    heard = Heard()
+    async with server(talk) as url:
+        assert await end_of(heard.link(token), url) == (4404, "all is well")
+    assert [type(frame) for frame in heard.frames] == [Welcome, Renewed]
+
+
+async def test_a_function_that_will_have_no_token_ends_it_for_good() -> None:
+    async def token() -> str:
+        raise Refused(4401, "disabled")
+
+    with pytest.raises(Refused, match="disabled"):
+        await end_of(Heard().link(token), "ws://127.0.0.1:9/")

@@ -133,3 +133,17 @@ async def test_all_are_told_where_there_will_be_no_answer() -> None:
     assert both[0].answer.result() == "stored"
     assert isinstance(both[1].answer.exception(), Rejected)
     assert due(unsent, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "least", "most"), [(0.0, 0.1, 0.2), (-5.0, 0.1, 0.2), (1e9, 60, 75)]
+)
+async def test_whatever_pause_is_asked_for_it_is_neither_none_nor_for_ever(
+    said: float, least: float, most: float
+) -> None:
+    unsent = Unsent()
+    unsent.add({"id": "a", "type": "send"})
+    assert len(unsent.due(0.0)) == 1
+    assert unsent.refuse(Error("unavailable", "away", "a", said), 0.0)
+    wait = unsent.wait(0.0)
+    assert wait is not None and least <= wait <= most

@@ -18,7 +18,8 @@ from typing import Any
 from msgspec import UNSET
 
 from chat.client import Patience, Refused, Room
-from chat.link import GIVEN_UP, Frame, Link, Messages
+from chat.link import GIVEN_UP, Link
+from chat.outgoing import Frame, Messages
 from chat.protocol import Ack, CloseCode, Closing, Error, Message, Welcome
 from tests.faults.findings import Book, Kind, Line, Said
 
@@ -115,7 +116,7 @@ class Talker(Room):
         """Leave, and come back at once at the next node."""
         if self._watched is not None and self._watched.transport is not None:
             self._node += 1
-            self._watched.told, self._watched.on_purpose = 0.0, True
+            self._watched.hurried = self._watched.on_purpose = True
             self._watched.transport.abort()
 
     def cut(self) -> None:
