@@ -15,14 +15,17 @@ from chat.commands import (
     archive,
     bench,
     check,
+    closed_quietly,
+    harmless,
     healthcheck,
     people,
     records,
     restore,
     talk,
 )
-from chat.errors import ChatError, SettingsError
+from chat.errors import ChatError, SettingsError, Unavailable
 from chat.log import epochs
+from chat.log.faults import describe
 from chat.ops import logging
 from chat.ops.advice import oddities
 from chat.ops.secret import with_secret_key
@@ -37,19 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 2 for a wrong setting or argument, else 1."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
+        return code
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        print(harmless(str(error)), file=sys.stderr)
         return 2
     except ChatError as error:
-        print(error, file=sys.stderr)
+        print(harmless(_told(error)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells do: 128, and the number of the signal
     except BrokenPipeError:
-        # Whoever read it has left; Python must not try to write the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        closed_quietly()  # whoever read it has left
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}.", file=sys.stderr)
+        closed_quietly()
+        return 1
+
+
+def _told(error: ChatError) -> str:
+    """Return what an operator is told; what clients are told of a database helps nobody here."""
+    if str(error) == str(Unavailable()) and error.__cause__ is not None:
+        return f"The database did not take it: {describe(error.__cause__)}."
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from tests.people import execute
+from chat.commands.bench import Impossible, measure
+from chat.settings import Settings
+from tests.conftest import ChatServerFactory
+from tests.people import NO_LIMITS, execute, until
 from tests.servers import ChatServer, free_port
 
 pytest_plugins = ["tests.houses"]
@@ -35,7 +40,7 @@ async def test_each_size_is_a_line_and_nothing_is_missing(server: ChatServer) ->
     [
         (["--members", "0"], "--members, --rate and --seconds take numbers above 0."),
         (["--rate", "0"], "--members, --rate and --seconds take numbers above 0."),
-        (["--url", "ftp://127.0.0.1"], "--url begins with http:// or https://"),
+        (["--url", "ftp://127.0.0.1"], "ftp://127.0.0.1 is no address such as"),
     ],
 )
 async def test_what_cannot_be_measured_is_a_sentence(
@@ -55,9 +60,30 @@ async def test_where_nobody_gets_in_it_says_so(
         if name.startswith("CHAT_"):
             monkeypatch.setenv(name, value)
     monkeypatch.chdir(server.folder)
-    from chat.commands.bench import Impossible, measure
-    from chat.settings import Settings
-
     settings = Settings.load({k: v for k, v in server.environment.items() if k[:5] == "CHAT_"})
-    with pytest.raises(Impossible, match="did not get into the chat"):
+    with pytest.raises(Impossible, match=r"Not all of 2 members .*: nobody listens there\."):
         await measure(settings, f"http://127.0.0.1:{free_port()}", 2, 10, 0.1)
+
+
+async def test_where_no_chat_runs_it_says_so_at_once(server: ChatServer) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    ended = await server.command("bench", "--url", url)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"Nobody listens at {url}: does the chat run")
+
+
+async def test_a_chat_that_dies_meanwhile_ends_it(
+    chat_server: ChatServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat.commands.bench.ARRIVE_LIMIT", 0.5)
+    server = await chat_server(**NO_LIMITS)
+    monkeypatch.chdir(server.folder)
+    for name, value in server.environment.items():
+        if name.startswith("CHAT_"):
+            monkeypatch.setenv(name, value)
+    settings = Settings.load({k: v for k, v in server.environment.items() if k[:5] == "CHAT_"})
+    measuring = asyncio.create_task(measure(settings, server.url, 2, 10, 1))
+    await until(lambda: execute(server, "SELECT count(*) FROM messages") > [(0,)])
+    await server.kill()
+    found = await measuring
+    assert 0 < found.sent < 10 and found.sent + found.refused == 10

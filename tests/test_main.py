@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from chat import __version__
 from chat.__main__ import main
 from chat.log.users import Users
 from tests.conftest import ChatServerFactory
-from tests.people import ask, guest, lines_with
+from tests.people import ask, execute, guest, lines_with
 from tests.servers import (
     ROOT,
     SECRET_KEY,
@@ -339,3 +340,55 @@ async def test_a_second_start_sees_everything_again(
         ack = await returning.say("again")
         assert ack["seq"] == 7
         await newcomer.read_to(7)
+
+
+# --- What may become of the output
+
+
+async def shell(server: ChatServer, line: str) -> tuple[int, str]:
+    """Run a line of a shell in the server's folder; return its exit code and what it complains."""
+    process = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        line.replace("CHAT", f"{shlex.quote(sys.executable)} -m chat"),
+        cwd=server.folder,
+        env=server.environment,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def test_a_reader_that_leaves_or_a_full_disk_brings_no_stack_trace(
+    server: ChatServer,
+) -> None:
+    await (await guest(server)).post("lobby", "hola")
+    assert await shell(server, "CHAT check | true") == (0, "")
+    for command in ("user list", "rooms", "check", "export lobby"):
+        code, said = await shell(server, f"CHAT {command} > /dev/full")
+        assert code == 1 and "Traceback" not in said, said
+    code, said = await shell(server, "CHAT user list > /dev/full")
+    assert (code, said) == (1, "No space left on device.\n")
+
+
+async def test_what_no_database_can_hold_is_not_there(server: ChatServer) -> None:
+    await (await guest(server)).post("lobby", "hola")
+    huge = str(2**70)
+    assert "There is no message" in await server.fails("redact", "lobby", huge)
+    assert "There is no user" in await server.fails("user", "disable", huge)
+    assert (await server.fails("redact", "lo\udcff", "1")).startswith(r"There is no room lo\udcff")
+
+
+async def test_a_database_that_takes_nothing_is_told_in_words(server: ChatServer) -> None:
+    await (await guest(server)).post("full", "hola")
+    execute(
+        server,
+        "CREATE TRIGGER full BEFORE UPDATE ON messages BEGIN INSERT INTO nowhere VALUES (1); END",
+    )
+    try:
+        sentence = await server.fails("redact", "full", "1")
+        assert sentence == "The database did not take it: no such table: main.nowhere."
+    finally:
+        execute(server, "DROP TRIGGER full")

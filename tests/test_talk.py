@@ -14,8 +14,8 @@ import pytest
 from msgspec import UNSET
 
 from chat.__main__ import main
-from chat.commands import talk
-from chat.commands.talk import harmless, line_of
+from chat.commands import harmless
+from chat.commands.talk import line_of
 from chat.protocol import Message, Person
 from tests.conftest import ChatServerFactory
 from tests.people import API_KEY, SOON, a_room, direct_room, execute, guest, site
@@ -64,8 +64,11 @@ async def ends(process: Process) -> tuple[int, str]:
 
 async def test_what_is_said_is_stored_and_its_seq_printed(server: ChatServer) -> None:
     maria, room = await guest(server), a_room()
-    for seq, text in enumerate(("hola", "adios"), 1):
-        assert await server.says("say", room, text, "--url", server.url) == f"{seq}\n"
+    first = await server.command("say", room, "hola", "--url", server.url)
+    # Nobody makes a room by a slip of the pen without being told.
+    beside = f"It is the first message in {room}.\n"
+    assert (first.returncode, first.stdout, first.stderr) == (0, "1\n", beside)
+    assert await server.says("say", room, "adios", "--url", server.url) == "2\n"
     messages = (await maria.read(room)).json["messages"]
     assert [(one["sender"]["name"], one["text"]) for one in messages] == [
         ("operator", "hola"),
@@ -76,10 +79,11 @@ async def test_what_is_said_is_stored_and_its_seq_printed(server: ChatServer) ->
 async def test_in_a_direct_room_the_other_one_is_told(server: ChatServer) -> None:
     maria, jon = await site(server), await site(server)
     room = await direct_room(maria, jon)
+    await maria.post(room, "hola", receiver_id=jon.id)
     assert (
-        await server.says("say", room, "hola", "--user", maria.name, "--url", server.url) == "1\n"
+        await server.says("say", room, "adios", "--user", maria.name, "--url", server.url) == "2\n"
     )
-    [message] = (await jon.read(room)).json["messages"]
+    message = (await jon.read(room)).json["messages"][-1]
     assert message["receiver"]["name"] == jon.name
 
 
@@ -168,14 +172,15 @@ async def test_who_is_sent_away_is_told_why(
         (("say", room, "hola"), f"operator may not enter {room}; --user names somebody else."),
         (
             ("tail", "dm.999998.999999"),
-            "There is no room dm.999998.999999: its two users must exist.",
+            "There is no room dm.999998.999999: its two users must exist, the smaller number"
+            " first.",
         ),
         (("say", "lobby", "x" * 4_001), "A message has at most 4000 characters."),
         (("say", "lobby", "hola", "--user", "x" * 33), "A name has at most 32 characters."),
         (("tail", "lobby", "--since", "-1"), "--since takes a seq, or 0 for the beginning."),
     ):
         assert await beside(*arguments, *url) == sentence
-    assert "names a host" in await beside("say", "lobby", "hola", "--url", "lobby")
+    assert "is no address such as" in await beside("say", "lobby", "hola", "--url", "lobby")
     monkeypatch.setenv("CHAT_SECRET_KEY", "another-key-than-the-one-of-the-server")
     assert "does not take our token" in await beside("say", "lobby", "hola", *url)
 
@@ -189,13 +194,54 @@ async def test_who_is_disabled_says_nothing(
     assert sentence == f"{maria.name} is disabled; `user enable` lets them in again."
 
 
-async def test_where_no_chat_runs_it_says_so(
-    beside: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(talk, "ENTER_LIMIT", 0.2)
+async def test_where_no_chat_runs_it_says_so(server: ChatServer) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    sentence = await beside("say", "lobby", "hola", "--url", url)
-    assert sentence.startswith(f"There is no way into the chat at {url}: there is no connection")
+    ended = await server.command("say", "lobby", "hola", "--url", url)
+    first, *_, sentence = ended.stderr.splitlines()
+    assert re.fullmatch(r"No connection \(nobody listens there\); again in \d\.\d s", first)
+    assert sentence == f"There is no way into the chat at {url}: nobody listens there."
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
+async def test_a_chat_that_serves_another_name_is_entered_from_its_own_machine(
+    chat_server: ChatServerFactory,
+) -> None:
+    server = await chat_server(CHAT_ALLOWED_HOSTS="chat.example.org")
+    said = await server.command("say", "lobby", "hola", "--url", server.url)
+    assert (said.returncode, said.stdout) == (0, "1\n"), said.stderr
+
+
+async def test_what_changes_beside_the_messages_is_told(chat_server: ChatServerFactory) -> None:
+    server = await chat_server(CHAT_API_KEY=API_KEY)
+    maria, room = await site(server), a_room()
+    async with tailing(server, room) as process:
+        assert await told(process) == f"Nobody has said anything in {room} yet."
+        await maria.post(room, "one")
+        await line(process)
+        await server.says("redact", room, "1")
+        assert await told(process) == "The text of message 1 was taken away."
+        execute(server, "UPDATE rooms SET epoch = 'restored-1'")
+        assert (await told(process)).startswith("No connection (")
+        while (sentence := await told(process)) != "Connected again":
+            assert sentence.startswith("No connection (")
+        assert (await told(process)).startswith("The room starts afresh, with its newest messages")
+        assert (await line(process)).startswith("1  ")
+    async with tailing(server, room, "--since", "300") as process:
+        assert await told(process) == (
+            "The log does not go on after 300: here are its newest messages."
+        )
+
+
+async def test_who_is_disabled_meanwhile_is_told_so_and_not_tried_again(
+    chat_server: ChatServerFactory,
+) -> None:
+    server = await chat_server(CHAT_API_KEY=API_KEY)
+    async with tailing(server, "lobby", "--user", "bob") as process:
+        await told(process)
+        await server.says("user", "disable", "bob")
+        code, said = await ends(process)
+        assert code == 1
+        assert said.splitlines()[-1] == "bob is disabled; `user enable` lets them in again."
 
 
 @pytest.mark.parametrize(

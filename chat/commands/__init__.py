@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from chat.errors import ChatError
 from chat.log.database import Database
@@ -24,8 +25,29 @@ from chat.web.identity import TOKEN_TTL, Identities
 DEFAULT_URL = "http://127.0.0.1:8000"  # of a server on this machine, where nobody says otherwise
 
 
+# Control and format characters, halves of pairs, and what ends a line.
+HARMFUL = ("Cc", "Cf", "Cs", "Zl", "Zp")
+JOINERS = "\u200c\u200d"  # harmless, and parts of letters and emoji
+
+
 class Impossible(ChatError):
     """What was asked for cannot be done; the sentence says why. The exit code is 1."""
+
+
+def harmless(text: str) -> str:
+    """Write what could steer a terminal as escapes, such as `\\x1b` and `\\n`."""
+    return "".join(
+        one.encode("unicode_escape").decode()
+        if unicodedata.category(one) in HARMFUL and one not in JOINERS
+        else one
+        for one in text
+    )
+
+
+def closed_quietly() -> None:
+    """Let nothing more be written to standard output, at the end of the program neither."""
+    with suppress(OSError):  # where it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @asynccontextmanager

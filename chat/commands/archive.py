@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import secrets
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO, Literal
 
 from chat.clock import now, rfc3339
-from chat.commands import Impossible, opened
+from chat.commands import Impossible, closed_quietly, opened
 from chat.commands.lines import (
     VERSION,
     MessageLine,
@@ -67,7 +66,7 @@ def _export(options: argparse.Namespace) -> int:
         sys.stdout.flush()
     except BrokenPipeError as error:
         # Nothing more can be said there, at the end of the program neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        closed_quietly()
         raise Impossible("Nobody reads the export any more: it is not whole.") from error
     return 0
 

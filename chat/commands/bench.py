@@ -20,15 +20,22 @@ from typing import Any, NamedTuple
 
 from chat.client import Refused, Rejected, Room
 from chat.commands import DEFAULT_URL, Impossible, token_of
+from chat.commands.place import Failing, Place, ask
 from chat.settings import Settings
 
 MEMBERS = (10, 50, 200)
 RATE, SECONDS = 20.0, 5.0  # messages per second in a room, and how long
 # Of one user, sockets at a time and messages per second: half of what the settings' defaults allow.
 PER_USER, SENDS_PER_USER = 10, 5
+GREET_LIMIT = 5.0  # seconds for the first answer
 ENTER_LIMIT = 30.0  # seconds for all members to get in
 ARRIVE_LIMIT = 10.0  # seconds after the last word in which all must be there
 AT_ONCE = 20  # handshakes at a time
+
+
+def sizes(text: str) -> list[int]:
+    """Read `10,50`; ValueError for anything else."""
+    return [int(one) for one in text.split(",")]
 
 
 class Figures(NamedTuple):
@@ -49,7 +56,7 @@ def register(commands: Any) -> None:
     parser.add_argument("--url", default=DEFAULT_URL, help=f"of the chat ({DEFAULT_URL})")
     parser.add_argument(
         "--members",
-        type=lambda text: [int(one) for one in text.split(",")],
+        type=sizes,
         default=list(MEMBERS),
         metavar="N,N",
         help="sizes of the rooms (10,50,200)",
@@ -67,6 +74,7 @@ def _bench(options: argparse.Namespace) -> int:
     if min(options.members, default=0) < 1 or options.rate <= 0 or options.seconds <= 0:
         raise Impossible("--members, --rate and --seconds take numbers above 0.")
     settings = Settings.load(os.environ)
+    asyncio.run(_greet(Place.of(options.url, settings.allowed_hosts)))
     print("members  connects/s    sent  refused  deliveries/s  p50 ms  p99 ms  missing")
     missing = 0
     for members in options.members:
@@ -81,6 +89,17 @@ def _bench(options: argparse.Namespace) -> int:
     if missing:
         raise Impossible(f"{missing} deliveries did not come within {ARRIVE_LIMIT:.0f} s.")
     return 0
+
+
+async def _greet(place: Place) -> None:
+    """See that a chat is there; raise Impossible where it is not."""
+    try:
+        async with asyncio.timeout(GREET_LIMIT):
+            await ask(place, "/healthz")
+    except Failing as error:
+        raise Impossible(str(error)) from error
+    except TimeoutError as error:
+        raise Impossible(f"{place.url} does not answer within {GREET_LIMIT:.0f} s.") from error
 
 
 async def measure(
@@ -107,7 +126,9 @@ async def measure(
             await asyncio.sleep(max(0.0, due[-1] - time.monotonic()))
             speaker = rooms[number % members]
             sends.append(asyncio.create_task(_say(speaker, f"{number}", stored)))
-        await asyncio.gather(*sends)
+        _, unsaid = await asyncio.wait(sends, timeout=ARRIVE_LIMIT)
+        for task in unsaid:
+            task.cancel()
         wanted = len(stored) * members
         end = time.monotonic() + ARRIVE_LIMIT
         while sum(heard) < wanted and time.monotonic() < end:  # noqa: ASYNC110 - of many tasks
@@ -138,18 +159,22 @@ async def _enter(
     tokens = [await token_of(settings, f"bench-{number}") for number in range(users)]
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def enter(place: int) -> Room:
-        room = Room(f"{url.rstrip('/')}/ws/chat/{name}/", token=tokens[place % users])
+    place, made = Place.of(url, settings.allowed_hosts), list[Room]()
+
+    async def enter(number: int) -> Room:
+        room = Room(place.room(name), at=place.at, token=tokens[number % users])
+        made.append(room)
         async with turn:
             return await stack.enter_async_context(room)
 
     try:
         async with asyncio.timeout(ENTER_LIMIT):
-            return await asyncio.gather(*(enter(place) for place in range(members)))
-    except ValueError as error:
-        raise Impossible("--url begins with http:// or https://, and names a host.") from error
+            return await asyncio.gather(*(enter(number) for number in range(members)))
     except TimeoutError as error:
-        raise Impossible(f"{members} members did not get into the chat at {url}.") from error
+        trouble = next((one.trouble for one in made if one.trouble), "there was no time for all")
+        raise Impossible(
+            f"Not all of {members} members got into the chat at {url}: {trouble}."
+        ) from error
     except Refused as error:
         raise Impossible(f"The chat at {url} let nobody in: {error}.") from error
 

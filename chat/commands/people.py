@@ -14,7 +14,7 @@ from typing import Any
 from chat.clock import rfc3339
 from chat.commands import Impossible, opened, token_of
 from chat.log.users import User, Users
-from chat.protocol import ROOM_NAME
+from chat.protocol import MAX_INTEGER, ROOM_NAME
 from chat.settings import Settings
 from chat.web.identity import MAX_TOKEN_TTL, TOKEN_TTL
 
@@ -73,7 +73,7 @@ def _switch(who: str, disabled: bool) -> int:
             users = Users(database)
             # A name may be a number: then it is the name that is meant.
             found = await users.named(who)
-            if found is None and who.isdecimal():
+            if found is None and who.isdecimal() and int(who) <= MAX_INTEGER:
                 found = await users.find(int(who))
             if found is None:
                 raise Impossible(f"There is no user {who}; `user list` lists them.")

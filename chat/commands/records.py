@@ -12,6 +12,7 @@ from chat.log import redactions
 from chat.log.database import Database
 from chat.log.redactions import Outcome
 from chat.log.repository import Repository, Room
+from chat.protocol import MAX_INTEGER, ROOM_NAME
 
 PAGE = 1_000  # rooms read at a time
 
@@ -28,7 +29,7 @@ def register(commands: Any) -> None:
 
 async def existing_room(database: Database, name: str) -> Room:
     """Return the room of this name; raise Impossible where there is none."""
-    room = await Repository(database).find_room(name)
+    room = await Repository(database).find_room(name) if ROOM_NAME.fullmatch(name) else None
     if room is None:
         raise Impossible(f"There is no room {name}; `rooms` lists them.")
     return room
@@ -55,7 +56,9 @@ def _redact(options: argparse.Namespace) -> int:
     async def run() -> tuple[Outcome, bool]:
         async with opened() as database:
             room = await existing_room(database, options.room)
-            outcome = await redactions.redact(database, room.id, options.seq)
+            outcome = Outcome.MISSING
+            if 0 < options.seq <= MAX_INTEGER:
+                outcome = await redactions.redact(database, room.id, options.seq)
             if outcome is Outcome.MISSING:
                 raise Impossible(
                     f"There is no message {options.seq} in {room.name}:"

@@ -13,13 +13,13 @@ import io
 import logging
 import os
 import sys
-import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from chat.client import Message, Refused, Room
-from chat.commands import DEFAULT_URL, Impossible, token_of
+from chat.client import Message, Refused, Room, Welcome
+from chat.commands import DEFAULT_URL, Impossible, closed_quietly, harmless, token_of
+from chat.commands.place import Place
 from chat.protocol import MAX_INTEGER, ROOM_NAME, CloseCode
 from chat.settings import Settings
 
@@ -27,15 +27,12 @@ OPERATOR = "operator"  # the site user who talks where nobody else is named
 ENTER_LIMIT = 10.0  # seconds to get in; a restart takes less
 ACK_LIMIT = 30.0  # seconds; a database that restarts takes less
 
-# Control and format characters, halves of pairs, and what ends a line.
-HARMFUL = ("Cc", "Cf", "Cs", "Zl", "Zp")
-JOINERS = "\u200c\u200d"  # harmless, and parts of letters and emoji
-
 SENTENCES = {
     CloseCode.UNAUTHENTICATED: "The chat does not take our token: CHAT_SECRET_KEY and the database"
     " must be those that it was started with.",
     CloseCode.FORBIDDEN: "{user} may not enter {room}; --user names somebody else.",
-    CloseCode.NOT_FOUND: "There is no room {room}: its two users must exist.",
+    CloseCode.NOT_FOUND: "There is no room {room}: its two users must exist, the smaller number"
+    " first.",
 }
 
 
@@ -62,16 +59,6 @@ def line_of(message: Message) -> str:
     return f"{message.seq}  {message.sent_at}  {harmless(f'{message.sender.name}{whom}: {text}')}"
 
 
-def harmless(text: str) -> str:
-    """Write what could steer a terminal as escapes, such as `\\x1b` and `\\n`."""
-    return "".join(
-        one.encode("unicode_escape").decode()
-        if unicodedata.category(one) in HARMFUL and one not in JOINERS
-        else one
-        for one in text
-    )
-
-
 def _tail(options: argparse.Namespace) -> int:
     if options.since is not None and not 0 <= options.since <= MAX_INTEGER:
         raise Impossible("--since takes a seq, or 0 for the beginning.")
@@ -79,7 +66,9 @@ def _tail(options: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
 
     async def run() -> None:
-        async with _inside(options, since=options.since) as room:
+        beside = _Beside(options.room, options.since)
+        wanted = {"on_welcome": beside.welcomed, "on_redacted": beside.redacted}
+        async with _inside(options, since=options.since, **wanted) as room:
             async for message in room:
                 print(line_of(message), flush=True)
 
@@ -89,21 +78,54 @@ def _tail(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
-        # Whoever read it has left; Python must not try to write the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        closed_quietly()  # whoever read it has left
     return 0
+
+
+class _Beside:
+    """What `tail` tells beside the messages, on standard error."""
+
+    def __init__(self, room: str, since: int | None) -> None:
+        self._room = room
+        self._since = since
+        self._again = False
+
+    def welcomed(self, welcome: Welcome) -> None:
+        if self._again and not welcome.resumed:
+            _aside("The room starts afresh, with its newest messages: some may be shown again.")
+        elif not self._again and welcome.last_seq == 0:
+            _aside(f"Nobody has said anything in {self._room} yet.")
+        elif not self._again and self._since is not None and not welcome.resumed:
+            _aside(f"The log does not go on after {self._since}: here are its newest messages.")
+        self._again = True
+
+    def redacted(self, seq: int) -> None:
+        _aside(f"The text of message {seq} was taken away.")
+
+
+def _aside(sentence: str) -> None:
+    print(harmless(sentence), file=sys.stderr, flush=True)
+
+
+class _Harmless(logging.Formatter):
+    """A line of the client may hold words of the server."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(record.getMessage())
 
 
 @contextmanager
 def _told() -> Iterator[None]:
     """Tell beside the messages that the connection is lost, and is there again."""
     logger, told = logging.getLogger("chat.client"), logging.StreamHandler()
-    told.setFormatter(logging.Formatter("%(message)s"))
+    told.setFormatter(_Harmless())
     logger.setLevel(logging.INFO)
     logger.addHandler(told)
+    logger.propagate = False
     try:
         yield
     finally:
+        logger.propagate = True
         logger.removeHandler(told)
 
 
@@ -118,12 +140,16 @@ def _say(options: argparse.Namespace) -> int:
                     f"Nobody confirmed it within {ACK_LIMIT:.0f} s; it may be stored all the same."
                 ) from error
 
-    print(asyncio.run(run()))
+    with _told():
+        seq = asyncio.run(run())
+    print(seq)
+    if seq == 1:
+        _aside(f"It is the first message in {options.room}.")
     return 0
 
 
 @asynccontextmanager
-async def _inside(options: argparse.Namespace, since: int | None = None) -> AsyncIterator[Room]:
+async def _inside(options: argparse.Namespace, **wanted: Any) -> AsyncIterator[Room]:
     """Enter the room as the user; raise Impossible where that fails, or where we are sent away."""
     if not ROOM_NAME.fullmatch(options.room):
         raise Impossible(f"{harmless(options.room)} is not a name of a room.")
@@ -132,13 +158,13 @@ async def _inside(options: argparse.Namespace, since: int | None = None) -> Asyn
     made = [await token_of(settings, options.user)]
 
     async def token() -> str:
-        return made.pop() if made else await token_of(settings, options.user)
+        try:
+            return made.pop() if made else await token_of(settings, options.user)
+        except Impossible as error:  # disabled since
+            raise Refused(CloseCode.UNAUTHENTICATED, str(error)) from error
 
-    url = f"{options.url.rstrip('/')}/ws/chat/{options.room}/"
-    try:
-        room = Room(url, token=token, since=since)
-    except ValueError as error:
-        raise Impossible("--url begins with http:// or https://, and names a host.") from error
+    place = Place.of(options.url, settings.allowed_hosts)
+    room = Room(place.room(options.room), at=place.at, token=token, **wanted)
     try:
         async with asyncio.timeout(ENTER_LIMIT) as patience, room:
             patience.reschedule(None)
@@ -148,6 +174,8 @@ async def _inside(options: argparse.Namespace, since: int | None = None) -> Asyn
             f"There is no way into the chat at {options.url}: {room.trouble}."
         ) from error
     except Refused as refused:
+        if isinstance(refused.__cause__, Impossible):
+            raise refused.__cause__ from refused
         sentence = SENTENCES.get(CloseCode(refused.code), "The chat sent us away: {reason}.")
         words = {"user": options.user, "room": options.room, "reason": refused}
         raise Impossible(sentence.format(**words)) from refused
