@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,8 @@ SETTINGS = {
     "CHAT_COOKIE_SECURE": "1",
     "CHAT_MAX_CONNECTIONS_PER_ADDRESS": "2",
 }
+# The page of the metrics, in words that a node takes for the same.
+METRICS = ("/metrics", "/metrics?all", "/%6detrics")
 MALLORY = "6.6.6.6"  # an address that nobody here has
 
 
@@ -164,6 +166,14 @@ async def test_a_client_cannot_say_another_host_or_scheme(proxy: Proxy) -> None:
     assert (answer.status, answer.headers["location"]) == (307, f"https://{NAME}/login")
 
 
+async def test_the_metrics_are_not_for_the_world(proxy: Proxy, chat: ChatServer) -> None:
+    key = {"Authorization": f"Bearer {API_KEY}"}
+    assert "chat_connections" in (await ask_json(chat, "GET", "/metrics", headers=key)).text
+    for path in METRICS:
+        answer = await proxy.ask("GET", path, key)
+        assert (answer.status, "chat_connections" in answer.text) == (404, False), path
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def distrustful(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChatServer]:
     """A chat that believes no proxy."""
@@ -244,12 +254,60 @@ async def test_the_ping_keeps_a_member_that_says_nothing(
         assert kept.close_code is None
 
 
+# --- What may be said once only
+
+
+async def reads_and_hangs_up(port: int, heard: list[str]) -> asyncio.Server:
+    """A node that is well, and that ends in the middle of whatever else it is asked."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            if head.startswith("GET /readyz "):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            else:
+                length = re.search(r"content-length: (\d+)", head.lower())
+                heard.append(
+                    head + (await reader.readexactly(int(length[1] if length else 0))).decode()
+                )
+        writer.close()
+
+    return await asyncio.start_server(answer, "127.0.0.1", port)
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_a_message_whose_node_falls_silent_is_not_sent_again(
+    kind: str, tmp_path: Path
+) -> None:
+    nodes, heard = [ChatServer(tmp_path, {}), ChatServer(tmp_path, {})], list[str]()
+    proxy = Proxy(kind, nodes)
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(await reads_and_hangs_up(node.port, heard))
+        stack.callback(proxy.remove)
+        proxy.start()
+        body = b'{"text":"hola"}'
+        answer = await proxy.ask("POST", "/api/rooms/lobby/messages", body=body)
+        assert answer.status in (502, 503)
+        assert [one[-len(body) :] for one in heard] == [body.decode()]
+
+
 # --- A prefix
 
 PREFIX = {
-    "nginx": {"location / {": "location /talk/ {"},
+    "nginx": {
+        "location / {": "location /talk/ {",
+        "location = /metrics {": "location = /talk/metrics {",
+    },
     "apache": {
-        'ProxyPass "/" "balancer://tertulia/"': 'ProxyPass "/talk/" "balancer://tertulia/talk/"'
+        'ProxyPass "/" "balancer://tertulia/"': 'ProxyPass "/talk/" "balancer://tertulia/talk/"',
+        'ProxyPass "/metrics" "!"': 'ProxyPass "/talk/metrics" "!"',
+        'Redirect 404 "/metrics"': 'Redirect 404 "/talk/metrics"',
+    },
+    "haproxy": {"uri /readyz": "uri /talk/readyz", "url_dec /metrics": "url_dec /talk/metrics"},
+    "caddy": {
+        "health_uri /readyz": "health_uri /talk/readyz",
+        "respond /metrics": "respond /talk/metrics",
     },
 }
 
@@ -274,6 +332,11 @@ async def test_under_a_prefix_all_of_it_works(kind: str, talk: ChatServer) -> No
         assert (await proxy.ask("POST", "/talk/logout", evil)).status == 403
         answer = await proxy.ask("GET", "/talk/api/no", {**cookie, "Accept": "text/html"})
         assert answer.code == "not_found"
+        key = {"Authorization": f"Bearer {API_KEY}"}
+        direct = await ask_json(talk, "GET", "/talk/metrics", headers=key)
+        assert direct.status == 200
+        for path in METRICS:
+            assert (await proxy.ask("GET", f"/talk{path}", key)).status == 404, path
     finally:
         proxy.remove()
 
