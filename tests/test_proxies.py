@@ -26,7 +26,7 @@ from tests.people import (
     site,
     until,
 )
-from tests.proxies import NAME, PROGRAMS, Proxy, an_address
+from tests.proxies import FILES, NAME, PROGRAMS, Proxy, an_address
 from tests.servers import ROOT, ChatServer
 
 SETTINGS = {
@@ -38,6 +38,7 @@ SETTINGS = {
 }
 # The page of the metrics, in words that a node takes for the same.
 METRICS = ("/metrics", "/metrics?all", "/%6detrics")
+PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
 MALLORY = "6.6.6.6"  # an address that nobody here has
 
 
@@ -304,12 +305,18 @@ PREFIX = {
         'ProxyPass "/metrics" "!"': 'ProxyPass "/talk/metrics" "!"',
         'Redirect 404 "/metrics"': 'Redirect 404 "/talk/metrics"',
     },
-    "haproxy": {"uri /readyz": "uri /talk/readyz", "url_dec /metrics": "url_dec /talk/metrics"},
-    "caddy": {
-        "health_uri /readyz": "health_uri /talk/readyz",
-        "respond /metrics": "respond /talk/metrics",
-    },
+    "haproxy": {"url_dec /metrics": "url_dec /metrics /talk/metrics"},
+    "caddy": {"respond /metrics 404": "respond /metrics 404\n\trespond /talk/metrics 404"},
 }
+
+
+def test_the_page_shows_each_line_that_a_prefix_changes() -> None:
+    shown = {line.split("  ")[0] for line in PAGE.splitlines()}
+    for kind, changes in PREFIX.items():
+        text = FILES[kind].read_text(encoding="utf-8")
+        for old, new in changes.items():
+            [line] = [line.strip() for line in text.splitlines() if old in line]
+            assert set(line.replace(old, new).replace("\t", "").split("\n")) - {line} <= shown
 
 
 @pytest.mark.parametrize("kind", PREFIX)
@@ -335,8 +342,8 @@ async def test_under_a_prefix_all_of_it_works(kind: str, talk: ChatServer) -> No
         key = {"Authorization": f"Bearer {API_KEY}"}
         direct = await ask_json(talk, "GET", "/talk/metrics", headers=key)
         assert direct.status == 200
-        for path in METRICS:
-            assert (await proxy.ask("GET", f"/talk{path}", key)).status == 404, path
+        for path in (*METRICS, *(f"/talk{path}" for path in METRICS)):
+            assert (await proxy.ask("GET", path, key)).status == 404, path
     finally:
         proxy.remove()
 
