@@ -244,12 +244,11 @@ def test_the_commands_for_compose_name_what_is_there(compose: dict[str, Any]) ->
     for _, name, program in calls:
         service = compose["services"][name]
         assert (program == "tertulia") == ("build" in service), program
-        if name == "postgres":
+        if program in ("pg_dump", "psql"):
             user = service["environment"]["POSTGRES_USER"]
             assert f"{program} --username={user}" in text
     stopped = re.findall(r"docker compose stop (.*)", text)
     assert stopped and all(set(names.split()) <= set(compose["services"]) for names in stopped)
-
 
 
 def test_the_page_names_all_files_and_no_others() -> None:
