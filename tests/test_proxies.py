@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -208,6 +208,13 @@ async def test_no_log_of_the_proxy_holds_a_token_even_where_no_chat_answers(
         pass
     await proxy.ask("GET", f"/static/{room}?token={token}", {"Referer": f"https://x/?{secret}"})
     await until(lambda: proxy.logs.count(room) >= 2)
+    # Nor the place that only sends people on.
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.plain)
+    writer.write(
+        f"GET /?token={token} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert token in (await reader.read(-1)).decode()
+    writer.close()
     nowhere = ChatServer(tmp_path, {})
     lonely = Proxy(proxy.kind, [nowhere])
     lonely.start()
@@ -255,42 +262,142 @@ async def test_the_ping_keeps_a_member_that_says_nothing(
         assert kept.close_code is None
 
 
-# --- What may be said once only
+# --- What it does with a node
 
 
-async def reads_and_hangs_up(port: int, heard: list[str]) -> asyncio.Server:
-    """A node that is well, and that ends in the middle of whatever else it is asked."""
+class Node:
+    """A little node: it falls silent at a POST, and answers `/slow` in two halves."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            if head.startswith("GET /readyz "):
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            else:
-                length = re.search(r"content-length: (\d+)", head.lower())
-                heard.append(
-                    head + (await reader.readexactly(int(length[1] if length else 0))).decode()
-                )
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.ready = 200
+        self.posts: list[bytes] = []
+        # What else it was asked, and by which connection.
+        self.asked: list[tuple[str, asyncio.StreamWriter]] = []
+        # The first half of an answer has arrived.
+        self.arrived = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            while await self._answer(reader, writer):
+                pass
         writer.close()
 
-    return await asyncio.start_server(answer, "127.0.0.1", port)
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        method, path, _ = head.split(" ", 2)
+        if method == "post":
+            length = re.search(r"content-length: (\d+)", head)
+            assert length
+            self.posts.append(await reader.readexactly(int(length[1])))
+            return False
+        status = self.ready if path == "/readyz" else 200
+        if path != "/readyz":
+            self.asked.append((path, writer))
+        writer.write(f"HTTP/1.1 {status} So\r\nContent-Length: 4\r\n\r\nho".encode())
+        if path == "/slow":
+            await self.arrived.wait()
+        writer.write(b"la")
+        return "connection: close" not in head
+
+
+@asynccontextmanager
+async def behind(
+    kind: str, folder: Path, changes: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Proxy, Node, Node]]:
+    """A proxy in front of two little nodes."""
+    places = [ChatServer(folder, {}), ChatServer(folder, {})]
+    one, two = (Node(place.port) for place in places)
+    proxy = Proxy(kind, places, changes)
+    async with AsyncExitStack() as stack:
+        for node in (one, two):
+            await stack.enter_async_context(
+                await asyncio.start_server(node.serve, "127.0.0.1", node.port)
+            )
+        stack.callback(proxy.remove)
+        proxy.start()
+        yield proxy, one, two
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 async def test_a_message_whose_node_falls_silent_is_not_sent_again(
     kind: str, tmp_path: Path
 ) -> None:
-    nodes, heard = [ChatServer(tmp_path, {}), ChatServer(tmp_path, {})], list[str]()
-    proxy = Proxy(kind, nodes)
-    async with AsyncExitStack() as stack:
-        for node in nodes:
-            await stack.enter_async_context(await reads_and_hangs_up(node.port, heard))
-        stack.callback(proxy.remove)
-        proxy.start()
-        body = b'{"text":"hola"}'
-        answer = await proxy.ask("POST", "/api/rooms/lobby/messages", body=body)
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        answer = await proxy.ask("POST", "/api/rooms/lobby/messages", body=b'{"text":"hola"}')
         assert answer.status in (502, 503)
-        assert [one[-len(body) :] for one in heard] == [body.decode()]
+        assert one.posts + two.posts == [b'{"text":"hola"}']
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_an_answer_is_passed_on_as_it_comes(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        reader, writer = await proxy.connected()
+        writer.write(f"GET /slow HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+        async with asyncio.timeout(SOON):
+            assert (await reader.readuntil(b"\r\n\r\nho")).startswith(b"HTTP/1.1 200")
+            one.arrived.set()
+            two.arrived.set()
+            assert await reader.readexactly(2) == b"la"
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "caddy"])
+async def test_a_node_that_is_not_ready_is_left_alone(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path, HASTE[kind]) as (proxy, one, two):
+        one.ready = 503
+
+        async def left_alone() -> bool:
+            before = len(one.asked)
+            for _ in range(4):
+                await proxy.ask("GET", "/")
+            return len(one.asked) == before
+
+        await until(left_alone)
+        one.ready, two.ready = 200, 503
+        await until(lambda: serves_from(proxy, one))
+
+
+async def serves_from(proxy: Proxy, node: Node) -> bool:
+    before = len(node.asked)
+    await proxy.ask("GET", "/")
+    return len(node.asked) > before
+
+
+async def test_nginx_keeps_its_connections_to_the_nodes(tmp_path: Path) -> None:
+    async with behind("nginx", tmp_path) as (proxy, one, two):
+        for _ in range(8):
+            await proxy.ask("GET", "/")
+        asked = one.asked + two.asked
+        assert len(asked) == 8 and len({writer for _, writer in asked}) <= 4
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "caddy"])
+async def test_who_comes_is_given_to_the_node_that_has_fewer(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        _, writer = await proxy.connected()
+        writer.write(f"GET /slow HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+        await until(lambda: one.asked or two.asked)
+        busy, other = (one, two) if one.asked else (two, one)
+        for _ in range(8):
+            await proxy.ask("GET", "/")
+        assert (len(busy.asked), len(other.asked)) == (1, 8)
+        writer.transport.abort()
+        busy.arrived.set()
+
+
+async def test_haproxy_misses_no_timeout_and_waits_for_no_half_request(chat: ChatServer) -> None:
+    proxy = Proxy("haproxy", [chat], {"http-request 10s": "http-request 200ms"})
+    proxy.start()
+    try:
+        assert "[WARNING]" not in proxy.log
+        reader, writer = await proxy.connected()
+        writer.write(b"GET / HTTP/1.1\r\n")
+        async with asyncio.timeout(SOON):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        writer.transport.abort()
+    finally:
+        proxy.remove()
 
 
 # --- A prefix
