@@ -272,6 +272,7 @@ class Node:
         self.port = port
         self.ready = 200
         self.posts: list[bytes] = []
+        self.heads: list[str] = []
         # What else it was asked, and by which connection.
         self.asked: list[tuple[str, asyncio.StreamWriter]] = []
         # The first half of an answer has arrived.
@@ -291,6 +292,7 @@ class Node:
             assert length
             self.posts.append(await reader.readexactly(int(length[1])))
             return False
+        self.heads.append(head)
         status = self.ready if path == "/readyz" else 200
         if path != "/readyz":
             self.asked.append((path, writer))
@@ -327,6 +329,17 @@ async def test_a_message_whose_node_falls_silent_is_not_sent_again(
         answer = await proxy.ask("POST", "/api/rooms/lobby/messages", body=b'{"text":"hola"}')
         assert answer.status in (502, 503)
         assert one.posts + two.posts == [b'{"text":"hola"}']
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_what_a_client_says_about_itself_goes_no_further(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        fakes = {"Host": "evil.example", "Proto": "gopher", "For": MALLORY}
+        lies = {f"X-Forwarded-{name}": fake for name, fake in fakes.items()}
+        await proxy.ask("GET", "/", lies, source="127.0.0.1")
+        [head] = [head for head in one.heads + two.heads if head.startswith("get / ")]
+        told = dict(re.findall(r"^x-forwarded-(host|proto|for): (.*)\r$", head, re.MULTILINE))
+        assert told == {"host": NAME, "proto": "https", "for": "127.0.0.1"}
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
