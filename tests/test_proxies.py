@@ -270,6 +270,8 @@ class Node:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        # Set by `behind`.
+        self.server: asyncio.Server | None = None
         self.ready = 200
         self.posts: list[bytes] = []
         self.heads: list[str] = []
@@ -283,6 +285,12 @@ class Node:
             while await self._answer(reader, writer):
                 pass
         writer.close()
+
+    def end(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for _, writer in self.asked:
+            writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -313,9 +321,8 @@ async def behind(
     proxy = Proxy(kind, places, changes)
     async with AsyncExitStack() as stack:
         for node in (one, two):
-            await stack.enter_async_context(
-                await asyncio.start_server(node.serve, "127.0.0.1", node.port)
-            )
+            node.server = await asyncio.start_server(node.serve, "127.0.0.1", node.port)
+            await stack.enter_async_context(node.server)
         stack.callback(proxy.remove)
         proxy.start()
         yield proxy, one, two
@@ -371,6 +378,16 @@ async def test_a_node_that_is_not_ready_is_left_alone(kind: str, tmp_path: Path)
         await until(lambda: serves_from(proxy, one))
 
 
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_who_meets_a_node_that_is_gone_gets_the_other_one(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, _two):
+        await until(lambda: serves_from(proxy, one))
+        one.end()
+        for _ in range(4):
+            answer = await proxy.ask("GET", "/")
+            assert (answer.status, answer.body) == (200, b"hola")
+
+
 async def serves_from(proxy: Proxy, node: Node) -> bool:
     before = len(node.asked)
     await proxy.ask("GET", "/")
@@ -383,6 +400,7 @@ async def test_nginx_keeps_its_connections_to_the_nodes(tmp_path: Path) -> None:
             await proxy.ask("GET", "/")
         asked = one.asked + two.asked
         assert len(asked) == 8 and len({writer for _, writer in asked}) <= 4
+        assert "\nconnection:" not in "".join(one.heads + two.heads)
 
 
 @pytest.mark.parametrize("kind", ["haproxy", "caddy"])
