@@ -15,7 +15,8 @@ JOBS = 3
 
 ALL = --numprocesses $(JOBS) --dist loadfile
 
-# A Python to use instead of the first one found; arguments for pytest.
+# A Python to make .venv with, instead of the first one found: where there is a .venv, `make clean`
+# comes before. Arguments for pytest.
 PYTHON =
 ARGS =
 

@@ -51,7 +51,8 @@ AROUND = {
 events {{ }}
 http {{
 client_body_temp_path temporary; proxy_temp_path temporary; fastcgi_temp_path temporary;
-uwsgi_temp_path temporary; scgi_temp_path temporary; access_log off;
+uwsgi_temp_path temporary; scgi_temp_path temporary;
+access_log access.log combined;
 {site}
 }}
 """,
@@ -63,6 +64,8 @@ Mutex file:{folder}
 User {nobody}
 Group nogroup
 ErrorLog {folder}/error.log
+LogFormat "%v:%p %h %l %u %t \\"%r\\" %>s %O \\"%{{Referer}}i\\"" vhost_combined
+CustomLog {folder}/other_vhosts_access.log vhost_combined
 Listen 127.0.0.1:{plain}
 Listen 127.0.0.1:{port}
 {modules}
@@ -143,19 +146,25 @@ class Proxy(Server):
         pairs = [("Host", NAME), *(headers.items() if isinstance(headers, Mapping) else headers)]
         raw = request(None, method, path, pairs, body)  # type: ignore[arg-type]
         async with asyncio.timeout(SOON):
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1",
-                self.port,
-                ssl=self.tls,
-                server_hostname=NAME,
-                local_addr=(source, 0),
-            )
+            reader, writer = await self.connected(source)
             writer.write(raw)
             received = b""
             with suppress(ssl.SSLError):  # some leave TLS without a good-bye
                 received = await reader.read(-1)
             writer.transport.abort()
         return parsed(received, method)
+
+    async def connected(
+        self, source: str = "127.0.0.1"
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection that says nothing yet."""
+        return await asyncio.open_connection(
+            "127.0.0.1",
+            self.port,
+            ssl=self.tls,
+            server_hostname=NAME,
+            local_addr=(source, 0),
+        )
 
     async def sign_in(self, name: str, prefix: str = "", source: str = "127.0.0.1") -> Answer:
         kind, body = form(username=name, next="")

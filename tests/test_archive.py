@@ -116,6 +116,23 @@ async def test_an_export_that_nobody_reads_to_its_end_is_one_sentence(server: Ch
     assert said == "Nobody reads the export any more: it is not whole.\n"
 
 
+async def test_an_import_without_a_folder_for_temporary_files_is_one_sentence(
+    server: ChatServer,
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        # No file may grow, as on a machine where nothing can be written.
+        *("bash", "-c", 'ulimit -f 0; exec "$0" -m chat import', sys.executable),
+        cwd=server.folder,
+        env=server.environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode().startswith("There is no place to keep what is read: ")
+    assert said.count(b"\n") == 1
+
+
 # --- Without a program around it
 
 

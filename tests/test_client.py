@@ -404,15 +404,20 @@ async def test_a_mistake_of_a_callback_is_not_passed_over_in_silence(server: Cha
     assert raised.group_contains(LookupError)
 
 
-async def test_the_bot_of_the_readme_answers(server: ChatServer) -> None:
+async def test_the_bot_of_the_readme_answers_what_is_said_once_it_is_there(
+    server: ChatServer,
+) -> None:
     maria, bot, name = await site(server), await site(server), a_room()
     names: dict[str, Any] = {}
     exec(block(README, "python", "chat.client"), names)
     url = f"{server.url}/ws/chat/{name}/"
-    answering = asyncio.create_task(names["echo"](url, bot.token))
     async with entering(maria, name) as room:
+        await room.send("of yesterday")
+        answering = asyncio.create_task(names["echo"](url, bot.token))
+        await until(lambda: f"User {bot.name} connected to room {name}" in server.log)
         await room.send("hola")
-        assert await texts(room, 2) == ["hola", f"{maria.name} says hola"]
+        said = await texts(room, 3)
+        assert said == ["of yesterday", "hola", f"{maria.name} says hola"]
     answering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await answering

@@ -42,6 +42,17 @@ else:
 """
 
 
+# For machines without containers: it runs here what it is to run in one.
+DOCKER = """#!/bin/sh
+case "$*" in
+    "compose exec -T postgres "*) shift 4; exec "$@" ;;
+    "compose run --rm --no-deps chat-1 tertulia "*) shift 6; exec python -m chat "$@" ;;
+    "compose stop chat-1 chat-2" | "compose up --detach --wait") ;;
+    *) exit 64 ;;
+esac
+"""
+
+
 def command(*words: str) -> str:
     """Return the one block of the page that holds all these words."""
     [found] = [text for text in BLOCKS if all(word in text for word in words)]
@@ -60,6 +71,7 @@ def programs(tmp_path: Path) -> str:
     folder.mkdir()
     # A link would not find its environment.
     (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "docker").write_text(DOCKER)
     if shutil.which("sqlite3") is None:
         (folder / "sqlite3").write_text(SQLITE3.format(python=sys.executable))
     for program in folder.iterdir():
@@ -69,6 +81,13 @@ def programs(tmp_path: Path) -> str:
 
 async def run(server: ChatServer, path: str, block: str, **variables: str) -> str:
     """Run a block of the page where the server lives; return what it says."""
+    code, said = await ended(server, path, block, **variables)
+    assert code == 0, f"{block}\n{said}"
+    return said
+
+
+async def ended(server: ChatServer, path: str, block: str, **variables: str) -> tuple[int, str]:
+    """Run a block of the page; return its exit code and what it says."""
     process = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", block),
         cwd=server.folder,
@@ -77,8 +96,12 @@ async def run(server: ChatServer, path: str, block: str, **variables: str) -> st
         stderr=asyncio.subprocess.STDOUT,
     )
     said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, f"{block}\n{said}"
-    return said
+    assert process.returncode is not None
+    return process.returncode, said
+
+
+def is_its_owner_s_only(server: ChatServer, *names: str) -> bool:
+    return all((server.folder / name).stat().st_mode & 0o777 == 0o600 for name in names)
 
 
 @asynccontextmanager
@@ -137,11 +160,14 @@ async def test_a_sqlite_file_is_backed_up_while_people_talk_and_restored(
         await run(server, programs, command("VACUUM INTO"))
         await run(server, programs, command(".backup "))
         await run(server, programs, command("integrity_check"))
+    assert is_its_owner_s_only(server, "backup.db", "backup-by-pages.db")
     epoch = await epoch_of(maria)
     for backup in ("backup.db", "backup-by-pages.db"):
         await server.stop()
         block = command("rm -f var/chat.db-wal").replace("backup.db", backup)
+        (server.folder / "var/chat.db").unlink()
         assert "Rooms with a new epoch: 1." in await run(server, programs, block)
+        assert is_its_owner_s_only(server, "var/chat.db")
         await server.start()
         await has_gone_back(maria, texts, epoch, least)
 
@@ -153,12 +179,91 @@ async def test_a_postgresql_dump_is_made_while_people_talk_and_restored(
     maria = await site(server)
     async with talking(maria, texts):
         least = len(texts)
-        await run(server, programs, command("pg_dump"))
+        await run(server, programs, command("pg_dump", "$CHAT_DATABASE_URL"))
+    assert is_its_owner_s_only(server, "chat.dump")
     epoch = await epoch_of(maria)
     await server.stop()
-    assert "Rooms with a new epoch: 1." in await run(server, programs, command("pg_restore"))
+    restore = command("pg_restore", "$CHAT_DATABASE_URL", "new-epoch")
+    assert "Rooms with a new epoch: 1." in await run(server, programs, restore)
+    assert not (server.folder / "chat.sql").exists()
     await server.start()
     await has_gone_back(maria, texts, epoch, least)
+
+
+async def test_a_dump_that_is_not_whole_takes_the_place_of_nothing(
+    chat_server: ChatServerFactory, programs: str, postgres_url: str
+) -> None:
+    server = await chat_server(**NO_LIMITS, CHAT_DATABASE_URL=postgres_url)
+    maria = await site(server)
+    async with maria.enter("lobby") as member:
+        await member.say_all([f"said {number}" for number in range(500)])
+    dump = command("pg_dump", "$CHAT_DATABASE_URL")
+    restore = command("pg_restore", "$CHAT_DATABASE_URL", "new-epoch")
+    await run(server, programs, dump)
+    file = server.folder / "chat.dump"
+    whole = file.read_bytes()
+    # A server that is newer than the programs, or a disk that is full: no dump, or half of one.
+    for instead in ('touch "$2"; exit 1', f'head -c {len(whole) // 2} chat.dump > "${{2#*=}}"'):
+        fake = server.folder / "fake"
+        fake.mkdir(exist_ok=True)
+        (fake / "pg_dump").write_text(f"#!/bin/sh\n{instead}\n")
+        (fake / "pg_dump").chmod(0o755)
+        code, _ = await ended(server, f"{fake}:{programs}", dump)
+        assert code != 0 and file.read_bytes() == whole
+    await server.stop()
+    for broken in (b"", whole[: len(whole) // 2], whole[:-20]):
+        file.write_bytes(broken)
+        code, said = await ended(server, programs, restore)
+        assert code != 0 and "new epoch" not in said
+    await server.start()
+    assert len(await log_of(maria)) == 500
+
+
+async def test_a_restore_that_fails_in_the_middle_changes_nothing(
+    chat_server: ChatServerFactory, programs: str, postgres_url: str
+) -> None:
+    server = await chat_server(**NO_LIMITS, CHAT_DATABASE_URL=postgres_url)
+    maria = await site(server)
+    await maria.post("lobby", "hola")
+    await run(server, programs, command("pg_dump", "$CHAT_DATABASE_URL"))
+    await server.stop()
+    # It is read well, and the server refuses something of it.
+    block = command("pg_restore", "$CHAT_DATABASE_URL", "new-epoch")
+    spoil = "{ echo 'SELECT no;'; cat chat.sql; } > spoilt && mv spoilt chat.sql"
+    spoilt = block.replace(" &&\n", f" && {spoil} &&\n", 1)
+    code, said = await ended(server, programs, spoilt)
+    assert code != 0 and '"no" does not exist' in said
+    await server.start()
+    assert await log_of(maria) == ["hola"]
+
+
+async def test_a_database_in_a_container_is_backed_up_and_restored(
+    chat_server: ChatServerFactory, programs: str
+) -> None:
+    postgres = PostgresServer()
+    postgres.start()
+    try:
+        for statement in ("CREATE ROLE chat SUPERUSER LOGIN", "CREATE DATABASE chat OWNER chat"):
+            await value(postgres.url, statement)
+        url = f"postgresql://chat@127.0.0.1:{postgres.port}/chat"
+        server, texts = await chat_server(**NO_LIMITS, CHAT_DATABASE_URL=url), []
+        maria = await site(server)
+        inside = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port)}
+        async with talking(maria, texts):
+            least = len(texts)
+            await run(
+                server, programs, command("docker compose exec -T postgres pg_dump"), **inside
+            )
+        assert is_its_owner_s_only(server, "chat.dump")
+        epoch = await epoch_of(maria)
+        await server.stop()
+        said = await run(server, programs, command("docker compose stop"), **inside)
+        assert "Rooms with a new epoch: 1." in said
+        await server.start()
+        await has_gone_back(maria, texts, epoch, least)
+        await server.stop()
+    finally:
+        postgres.remove()
 
 
 async def test_postgresql_goes_back_to_a_moment(
@@ -215,6 +320,7 @@ async def test_a_room_is_moved(chat_server: ChatServerFactory, programs: str) ->
     async with talking(maria, texts):
         pass
     await run(server, programs, command("export lobby"))
+    assert is_its_owner_s_only(server, "lobby.jsonl")
     async with maria.enter("lobby-again", "?since=0") as member:
         await member.read_to(len(texts))
         assert member.texts[: len(texts)] == texts

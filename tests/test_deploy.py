@@ -144,9 +144,9 @@ def test_the_two_nodes_are_alike_and_may_do_little(compose: dict[str, Any]) -> N
     assert one == two
     assert one["read_only"] is True
     assert one["cap_drop"] == ["ALL"]
-    [place, _, owner] = re.split(r"(:)", one["tmpfs"])
-    assert place == of_image("VOLUME")
-    assert f"uid={of_image('USER')}" in owner
+    places = dict(place.partition(":")[::2] for place in one["tmpfs"])
+    assert set(places) == {of_image("VOLUME"), "/tmp"}
+    assert f"uid={of_image('USER')}" in places[of_image("VOLUME")]
     assert int(one["stop_grace_period"].removesuffix("s")) > server.STOP_LIMIT
 
 
@@ -219,10 +219,36 @@ def test_the_unit_gives_a_node_the_time_to_drain_and_restarts_what_may_get_bette
     assert said["Restart"] == ["on-failure"]
     # A wrong setting is exit code 2.
     assert said["RestartPreventExitStatus"] == ["2"]
+    # A database that is away at the start is waited for, a second after the other.
+    assert said["StartLimitIntervalSec"] == ["0"]
     assert said["WorkingDirectory"] == [f"/var/lib/{said['StateDirectory'][0]}"]
 
 
 # --- The page
+
+
+def test_the_unit_starts_after_its_settings_are_there() -> None:
+    filled, started = PAGE.index("CHAT_RELAY_URL=redis:"), PAGE.index("systemctl enable --now")
+    assert PAGE.index("/etc/tertulia/environment") < filled < started
+
+
+def test_a_container_that_may_write_nowhere_else_gets_a_place_for_temporary_files() -> None:
+    shown = re.findall(r"docker run --read-only.*", PAGE)
+    assert shown and all(f"{of_image('VOLUME')} --tmpfs /tmp " in line for line in shown)
+
+
+def test_the_commands_for_compose_name_what_is_there(compose: dict[str, Any]) -> None:
+    text = PAGE + (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    calls = re.findall(r"docker compose (?:exec|run)((?: --?[\w-]+)*) ([\w-]+) (\S+)", text)
+    assert {name for _, name, _ in calls} >= {"chat-1", "postgres"}
+    for _, name, program in calls:
+        service = compose["services"][name]
+        assert (program == "tertulia") == ("build" in service), program
+        if program in ("pg_dump", "psql"):
+            user = service["environment"]["POSTGRES_USER"]
+            assert f"{program} --username={user}" in text
+    stopped = re.findall(r"docker compose stop (.*)", text)
+    assert stopped and all(set(names.split()) <= set(compose["services"]) for names in stopped)
 
 
 def test_the_page_names_all_files_and_no_others() -> None:

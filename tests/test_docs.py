@@ -203,6 +203,13 @@ def test_the_commands_and_options_are_the_programs() -> None:
     assert set(re.findall(r"`(--[a-z-]+)", told)) == options
 
 
+def test_the_settings_of_several_nodes_let_checks_and_commands_in() -> None:
+    text = block(README, "sh", "export CHAT_DATABASE_URL")
+    given = dict(re.findall(r"(CHAT_\w+)=(\S+)", text))
+    settings = Settings.load(given | {"CHAT_SECRET_KEY": SECRET_KEY})
+    assert settings.allowed_hosts == ("chat.example.org", "127.0.0.1")
+
+
 # --- Frames, errors, close codes
 
 SERVER_STRUCTS = (

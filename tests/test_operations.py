@@ -15,7 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from chat.ops import metrics
-from tests.test_docs import code_in, section, table, text_of
+from tests.test_docs import blocks, code_in, section, table, text_of
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATIONS = ROOT / "docs/operations.md"
@@ -83,6 +83,9 @@ def test_the_page_speaks_of_no_metric_nor_value_that_does_not_exist() -> None:
         if isinstance(one, metrics.Counters) and one is not metrics.CLOSES:
             told = {code for code in code_in(" ".join(row[2:])) if re.fullmatch("[a-z_]+", code)}
             assert told and told - {"chat_database_up"} <= set(one.values), told
+            # The codes of errors have a page of their own.
+            if one is not metrics.ERRORS:
+                assert told == set(one.values) - {metrics.OTHER}
 
 
 def test_names_have_the_prefix_and_the_unit() -> None:
@@ -151,6 +154,21 @@ def test_the_five_alerts_are_documented_and_complete() -> None:
         labels = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
         by = re.search(r"sum by \(([^)]*)\)", rule["expr"])
         assert labels <= (set(by[1].split(", ")) if by else {"instance"})
+
+
+def test_the_first_alert_looks_for_nodes_where_the_page_lets_prometheus_ask() -> None:
+    [asking] = [yaml.safe_load(text) for text in blocks(OPERATIONS, "yaml")]
+    [job] = asking["scrape_configs"]
+    assert f'up{{job="{job["job_name"]}"}} == 0' in rules()[0]["expr"]
+
+
+def test_bells_that_were_missed_at_one_moment_are_no_alert() -> None:
+    [deaf] = [rule for rule in rules() if rule["alert"] == "ChatRelayDeaf"]
+    found = re.match(r"increase\(chat_relay_missed_total\[(\d+)m\]\) > (\d+) ", deaf["expr"])
+    # What was counted once is seen for as long as one looks back.
+    assert found and int(deaf["for"].removesuffix("m")) > int(found[1])
+    told = f"for {deaf['for'][:-1]} minutes there were more than {found[2]} missed bells in each"
+    assert told in text_of(OPERATIONS)
 
 
 # --- Log lines

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from tests.people import (
     site,
     until,
 )
-from tests.proxies import NAME, PROGRAMS, Proxy, an_address
+from tests.proxies import FILES, NAME, PROGRAMS, Proxy, an_address
 from tests.servers import ROOT, ChatServer
 
 SETTINGS = {
@@ -36,6 +36,9 @@ SETTINGS = {
     "CHAT_COOKIE_SECURE": "1",
     "CHAT_MAX_CONNECTIONS_PER_ADDRESS": "2",
 }
+# The page of the metrics, in words that a node takes for the same.
+METRICS = ("/metrics", "/metrics?all", "/%6detrics")
+PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
 MALLORY = "6.6.6.6"  # an address that nobody here has
 
 
@@ -164,6 +167,14 @@ async def test_a_client_cannot_say_another_host_or_scheme(proxy: Proxy) -> None:
     assert (answer.status, answer.headers["location"]) == (307, f"https://{NAME}/login")
 
 
+async def test_the_metrics_are_not_for_the_world(proxy: Proxy, chat: ChatServer) -> None:
+    key = {"Authorization": f"Bearer {API_KEY}"}
+    assert "chat_connections" in (await ask_json(chat, "GET", "/metrics", headers=key)).text
+    for path in METRICS:
+        answer = await proxy.ask("GET", path, key)
+        assert (answer.status, "chat_connections" in answer.text) == (404, False), path
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def distrustful(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChatServer]:
     """A chat that believes no proxy."""
@@ -197,6 +208,13 @@ async def test_no_log_of_the_proxy_holds_a_token_even_where_no_chat_answers(
         pass
     await proxy.ask("GET", f"/static/{room}?token={token}", {"Referer": f"https://x/?{secret}"})
     await until(lambda: proxy.logs.count(room) >= 2)
+    # Nor the place that only sends people on.
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.plain)
+    writer.write(
+        f"GET /?token={token} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert token in (await reader.read(-1)).decode()
+    writer.close()
     nowhere = ChatServer(tmp_path, {})
     lonely = Proxy(proxy.kind, [nowhere])
     lonely.start()
@@ -244,14 +262,199 @@ async def test_the_ping_keeps_a_member_that_says_nothing(
         assert kept.close_code is None
 
 
+# --- What it does with a node
+
+
+class Node:
+    """A little node: it falls silent at a POST, and answers `/slow` in two halves."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        # Set by `behind`.
+        self.server: asyncio.Server | None = None
+        self.ready = 200
+        self.posts: list[bytes] = []
+        self.heads: list[str] = []
+        # What else it was asked, and by which connection.
+        self.asked: list[tuple[str, asyncio.StreamWriter]] = []
+        # The first half of an answer has arrived.
+        self.arrived = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            while await self._answer(reader, writer):
+                pass
+        writer.close()
+
+    def end(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for _, writer in self.asked:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        method, path, _ = head.split(" ", 2)
+        if method == "post":
+            length = re.search(r"content-length: (\d+)", head)
+            assert length
+            self.posts.append(await reader.readexactly(int(length[1])))
+            return False
+        self.heads.append(head)
+        status = self.ready if path == "/readyz" else 200
+        if path != "/readyz":
+            self.asked.append((path, writer))
+        writer.write(f"HTTP/1.1 {status} So\r\nContent-Length: 4\r\n\r\nho".encode())
+        if path == "/slow":
+            await self.arrived.wait()
+        writer.write(b"la")
+        return "connection: close" not in head
+
+
+@asynccontextmanager
+async def behind(
+    kind: str, folder: Path, changes: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Proxy, Node, Node]]:
+    """A proxy in front of two little nodes."""
+    places = [ChatServer(folder, {}), ChatServer(folder, {})]
+    one, two = (Node(place.port) for place in places)
+    proxy = Proxy(kind, places, changes)
+    async with AsyncExitStack() as stack:
+        for node in (one, two):
+            node.server = await asyncio.start_server(node.serve, "127.0.0.1", node.port)
+            await stack.enter_async_context(node.server)
+        stack.callback(proxy.remove)
+        proxy.start()
+        yield proxy, one, two
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_a_message_whose_node_falls_silent_is_not_sent_again(
+    kind: str, tmp_path: Path
+) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        answer = await proxy.ask("POST", "/api/rooms/lobby/messages", body=b'{"text":"hola"}')
+        assert answer.status in (502, 503)
+        assert one.posts + two.posts == [b'{"text":"hola"}']
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_what_a_client_says_about_itself_goes_no_further(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        fakes = {"Host": "evil.example", "Proto": "gopher", "For": MALLORY}
+        lies = {f"X-Forwarded-{name}": fake for name, fake in fakes.items()}
+        await proxy.ask("GET", "/", lies, source="127.0.0.1")
+        [head] = [head for head in one.heads + two.heads if head.startswith("get / ")]
+        told = dict(re.findall(r"^x-forwarded-(host|proto|for): (.*)\r$", head, re.MULTILINE))
+        assert told == {"host": NAME, "proto": "https", "for": "127.0.0.1"}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_an_answer_is_passed_on_as_it_comes(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        reader, writer = await proxy.connected()
+        writer.write(f"GET /slow HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+        async with asyncio.timeout(SOON):
+            assert (await reader.readuntil(b"\r\n\r\nho")).startswith(b"HTTP/1.1 200")
+            one.arrived.set()
+            two.arrived.set()
+            assert await reader.readexactly(2) == b"la"
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "caddy"])
+async def test_a_node_that_is_not_ready_is_left_alone(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path, HASTE[kind]) as (proxy, one, two):
+        one.ready = 503
+
+        async def left_alone() -> bool:
+            before = len(one.asked)
+            for _ in range(4):
+                await proxy.ask("GET", "/")
+            return len(one.asked) == before
+
+        await until(left_alone)
+        one.ready, two.ready = 200, 503
+        await until(lambda: serves_from(proxy, one))
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_who_meets_a_node_that_is_gone_gets_the_other_one(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, _two):
+        await until(lambda: serves_from(proxy, one))
+        one.end()
+        for _ in range(4):
+            answer = await proxy.ask("GET", "/")
+            assert (answer.status, answer.body) == (200, b"hola")
+
+
+async def serves_from(proxy: Proxy, node: Node) -> bool:
+    before = len(node.asked)
+    await proxy.ask("GET", "/")
+    return len(node.asked) > before
+
+
+async def test_nginx_keeps_its_connections_to_the_nodes(tmp_path: Path) -> None:
+    async with behind("nginx", tmp_path) as (proxy, one, two):
+        for _ in range(8):
+            await proxy.ask("GET", "/")
+        asked = one.asked + two.asked
+        assert len(asked) == 8 and len({writer for _, writer in asked}) <= 4
+        assert "\nconnection:" not in "".join(one.heads + two.heads)
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "caddy"])
+async def test_who_comes_is_given_to_the_node_that_has_fewer(kind: str, tmp_path: Path) -> None:
+    async with behind(kind, tmp_path) as (proxy, one, two):
+        _, writer = await proxy.connected()
+        writer.write(f"GET /slow HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+        await until(lambda: one.asked or two.asked)
+        busy, other = (one, two) if one.asked else (two, one)
+        for _ in range(8):
+            await proxy.ask("GET", "/")
+        assert (len(busy.asked), len(other.asked)) == (1, 8)
+        writer.transport.abort()
+        busy.arrived.set()
+
+
+async def test_haproxy_misses_no_timeout_and_waits_for_no_half_request(chat: ChatServer) -> None:
+    proxy = Proxy("haproxy", [chat], {"http-request 10s": "http-request 200ms"})
+    proxy.start()
+    try:
+        assert "[WARNING]" not in proxy.log
+        reader, writer = await proxy.connected()
+        writer.write(b"GET / HTTP/1.1\r\n")
+        async with asyncio.timeout(SOON):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        writer.transport.abort()
+    finally:
+        proxy.remove()
+
+
 # --- A prefix
 
 PREFIX = {
-    "nginx": {"location / {": "location /talk/ {"},
-    "apache": {
-        'ProxyPass "/" "balancer://tertulia/"': 'ProxyPass "/talk/" "balancer://tertulia/talk/"'
+    "nginx": {
+        "location / {": "location /talk/ {",
+        "location = /metrics {": "location = /talk/metrics {",
     },
+    "apache": {
+        'ProxyPass "/" "balancer://tertulia/"': 'ProxyPass "/talk/" "balancer://tertulia/talk/"',
+        'ProxyPass "/metrics" "!"': 'ProxyPass "/talk/metrics" "!"',
+        'Redirect 404 "/metrics"': 'Redirect 404 "/talk/metrics"',
+    },
+    "haproxy": {"url_dec /metrics": "url_dec /metrics /talk/metrics"},
+    "caddy": {"respond /metrics 404": "respond /metrics 404\n\trespond /talk/metrics 404"},
 }
+
+
+def test_the_page_shows_each_line_that_a_prefix_changes() -> None:
+    shown = {line.split("  ")[0] for line in PAGE.splitlines()}
+    for kind, changes in PREFIX.items():
+        text = FILES[kind].read_text(encoding="utf-8")
+        for old, new in changes.items():
+            [line] = [line.strip() for line in text.splitlines() if old in line]
+            assert set(line.replace(old, new).replace("\t", "").split("\n")) - {line} <= shown
 
 
 @pytest.mark.parametrize("kind", PREFIX)
@@ -274,6 +477,11 @@ async def test_under_a_prefix_all_of_it_works(kind: str, talk: ChatServer) -> No
         assert (await proxy.ask("POST", "/talk/logout", evil)).status == 403
         answer = await proxy.ask("GET", "/talk/api/no", {**cookie, "Accept": "text/html"})
         assert answer.code == "not_found"
+        key = {"Authorization": f"Bearer {API_KEY}"}
+        direct = await ask_json(talk, "GET", "/talk/metrics", headers=key)
+        assert direct.status == 200
+        for path in (*METRICS, *(f"/talk{path}" for path in METRICS)):
+            assert (await proxy.ask("GET", path, key)).status == 404, path
     finally:
         proxy.remove()
 

@@ -116,7 +116,7 @@ async def _introduce(
 def _import(options: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         print("Reading an export from the terminal; Ctrl-D ends it.", file=sys.stderr)
-    with tempfile.TemporaryFile() as lines:
+    with _a_place() as lines:
         # All of it is looked at before anything is stored; and not in the event loop, where
         # Ctrl-C would have to wait for the next line.
         for _ in checked(sys.stdin.buffer, options.room, lines):
@@ -130,6 +130,17 @@ def _import(options: argparse.Namespace) -> int:
         name, count = asyncio.run(run())
     print(f"Imported {count} messages into {name}.")
     return 0
+
+
+def _a_place() -> BinaryIO:
+    """Return a file that is gone once it is closed; raise Impossible."""
+    try:
+        return tempfile.TemporaryFile()
+    except FileNotFoundError as error:
+        raise Impossible(
+            "There is no place to keep what is read: no folder for temporary files can be written"
+            " to. Let TMPDIR name one, or mount one at /tmp."
+        ) from error
 
 
 async def _store(database: Database, lines: BinaryIO, name: str | None) -> tuple[str, int]:
