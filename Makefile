@@ -1,7 +1,7 @@
 # Tertulia: `make run` opens the chat, `make help` says what else there is.
 # Nothing but make and a Python is needed before; all that is installed goes to .venv.
 
-# Where `make run` listens, and `make healthcheck` asks. HOST is not taken from the environment: some shells and compilers set
+# Where `make run` listens, `make check-config` looks, and `make healthcheck` asks. HOST is not taken from the environment: some shells and compilers set
 # it to something else.
 HOST = 127.0.0.1
 PORT ?= 8000
@@ -47,8 +47,8 @@ help: ## list these targets
 run: .venv/installed-run ## open the chat on http://127.0.0.1:8000; takes HOST, PORT, WORKERS
 	@exec $(VENV_PYTHON) -m chat serve --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
 
-check-config: .venv/installed-run ## look at the settings and what they name, before the start
-	@exec $(VENV_PYTHON) -m chat check
+check-config: .venv/installed-run ## look at the settings and what they name, before the start; takes HOST, PORT, WORKERS
+	@exec $(VENV_PYTHON) -m chat check --bind '$(HOST):$(PORT)' --workers '$(WORKERS)'
 
 healthcheck: .venv/installed-run ## ask a running chat whether it works; takes HOST, PORT
 	@exec $(VENV_PYTHON) -m chat healthcheck --url 'http://$(HOST):$(PORT)' $(ARGS)

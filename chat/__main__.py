@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from chat import __version__
 from chat.app import create_app
@@ -21,6 +20,7 @@ from chat.commands import (
     people,
     records,
     restore,
+    say_where_to_listen,
     talk,
 )
 from chat.errors import ChatError, SettingsError, Unavailable
@@ -73,13 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tertulia {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser("serve", help="run the chat")
-    command.add_argument(
-        "--bind", action="append", default=[], metavar="HOST:PORT", help="where to listen"
-    )
-    command.add_argument("--workers", type=int, metavar="N", help="how many processes")
-    command.add_argument(
-        "--config", type=Path, metavar="FILE", help="hypercorn.toml to use (default: ./, if any)"
-    )
+    say_where_to_listen(command)
     command.set_defaults(command=_serve)
     for subject in SUBJECTS:
         subject.register(commands)

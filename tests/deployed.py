@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.servers import ROOT
 
@@ -42,6 +46,14 @@ def container_command() -> list[str]:
     command = json.loads(of_image("CMD"))
     assert isinstance(command, list)
     return command
+
+
+def container_file(folder: Path) -> Path:
+    """Make the hypercorn.toml of the image in the folder, as the build does."""
+    [line] = [rest for step, rest in stages()[0] if step == "RUN" and "hypercorn.toml" in rest]
+    shutil.copy(ROOT / "hypercorn.toml", folder)
+    subprocess.run(shlex.split(line), cwd=folder, check=True)
+    return folder / "hypercorn.toml"
 
 
 def copied_from_here() -> list[str]:

@@ -66,6 +66,23 @@ os.execv(command[0], command)
 """
 
 
+# Runs in the new process before a program: gives up root's right to pass over the modes of files.
+_OBEY = """
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    if ctypes.CDLL(None).prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP
+        sys.exit("root's rights cannot be given up here")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def obeying(command: Sequence[str | Path]) -> list[str | Path]:
+    """Return the command as one for which modes of files hold, where we are root, too."""
+    if os.geteuid() != 0:
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _OBEY, *command]
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on.
 
@@ -310,6 +327,8 @@ class ChatServer:
         self.log_file = folder / f"log-{self.port}"
         # Set by spawn(); stays after the end, for its exit code.
         self.process: subprocess.Popen[bytes] | None = None
+        # Whether modes of files hold for it, though we may be root.
+        self.obeys = False
         # A stack trace in the log fails the test, unless the test says that it wants one.
         self.traceback_expected = False
 
@@ -342,9 +361,10 @@ class ChatServer:
 
     async def command(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run another command of the program beside it, with the same settings and folder."""
+        command = [sys.executable, "-m", "chat", *arguments]
         return await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "chat", *arguments],
+            obeying(command) if self.obeys else command,
             cwd=self.folder,
             env=self.environment,
             input=stdin,
@@ -374,7 +394,7 @@ class ChatServer:
         command += ["--workers", str(self.workers), *arguments]
         # SIGTERM: the program must have the chance to take its workers along.
         self.process = launch(
-            command,
+            obeying(command) if self.obeys else command,
             folder=self.folder,
             log=self.log_file,
             env=self.environment,

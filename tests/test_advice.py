@@ -13,7 +13,7 @@ from tests.people import lines_with
 from tests.servers import SECRET_KEY
 
 HERE = ["127.0.0.1:8000"]
-PUBLIC = {"CHAT_ALLOWED_HOSTS": "chat.example.org", "CHAT_COOKIE_SECURE": "1"}
+PUBLIC = {"CHAT_ALLOWED_HOSTS": "chat.example.org,127.0.0.1", "CHAT_COOKIE_SECURE": "1"}
 GOOD = {**PUBLIC, "CHAT_TRUSTED_PROXIES": "127.0.0.1"}
 
 
@@ -37,6 +37,22 @@ def test_what_fits_together_needs_no_word() -> None:
 @pytest.mark.parametrize("bind", ["0.0.0.0:8000", "[::]:8000", "10.1.2.3:8000"])
 def test_who_listens_to_others_must_know_its_name(bind: str) -> None:
     assert advice([bind]) == ["CHAT_ALLOWED_HOSTS"]
+
+
+@pytest.mark.parametrize(
+    "bind", ["127.0.0.1:8000", "127.0.0.1", "localhost:1", "0.0.0.0:8000", "[::]:8000", "[::]"]
+)
+def test_who_can_be_asked_from_this_machine_must_know_that_name_too(bind: str) -> None:
+    hosts = {**GOOD, "CHAT_ALLOWED_HOSTS": "chat.example.org"}
+    assert advice([bind], **hosts) == ["CHAT_ALLOWED_HOSTS"]
+    assert advice([bind, "unix:/run/chat.sock"], **hosts) == ["CHAT_ALLOWED_HOSTS"]
+    [sentence] = oddities(Settings.load(hosts), [bind])
+    assert "lacks 127.0.0.1" in sentence
+
+
+@pytest.mark.parametrize("bind", ["unix:/run/chat.sock", "10.1.2.3:8000", "[::1]:8000"])
+def test_who_cannot_be_asked_as_127_0_0_1_needs_no_such_name(bind: str) -> None:
+    assert advice([bind], **{**GOOD, "CHAT_ALLOWED_HOSTS": "chat.example.org"}) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from chat.log.database import Database
 from chat.log.migrations import upgrade
 from chat.protocol import direct_pair
 from chat.settings import Settings
-from tests.servers import SECRET_KEY, free_port
+from tests.servers import SECRET_KEY, ChatServer, free_port
+from tests.storage import change, opened
 
 KEY = {"CHAT_SECRET_KEY": SECRET_KEY}
 
@@ -74,6 +75,23 @@ async def test_tables_that_are_old_are_told_and_left_as_they_are(sqlite_url: str
     for _ in range(2):
         with pytest.raises(Failing, match="Its tables are at step 0001, not "):
             await at_hand(Settings.load(environ), environ)
+
+
+async def test_tables_of_a_newer_version_are_told(sqlite_url: str) -> None:
+    async with opened(sqlite_url) as database:
+        await change(database, "UPDATE alembic_version SET version_num = '9999'")
+    environ = {"CHAT_DATABASE_URL": sqlite_url, **KEY}
+    with pytest.raises(Failing, match="at step 9999, which a newer version made"):
+        await at_hand(Settings.load(environ), environ)
+
+
+async def test_a_folder_that_this_user_cannot_enter_is_told(folder: Path) -> None:
+    (folder / "var").mkdir(mode=0)
+    server = ChatServer(folder, {"CHAT_SECRET_KEY": None})
+    server.obeys = True
+    ended = await server.command("healthcheck", "--url", server.url)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "From here it cannot be opened: Permission denied." in ended.stdout
 
 
 async def test_a_database_that_takes_no_writes_is_told(

@@ -36,6 +36,14 @@ def test_the_given_file_comes_first_then_the_folders_then_the_checkouts(tmp_path
     assert load_config(Path("other.toml")).backlog == 8
 
 
+def test_it_can_be_told_which_file_is_read_and_what_it_sets(tmp_path: Path) -> None:
+    assert config.found_file() == CHECKOUT / "hypercorn.toml"
+    (tmp_path / "hypercorn.toml").write_text("backlog = 7")
+    assert config.found_file() == Path("hypercorn.toml")
+    assert config.named_in(config.found_file()) == {"backlog"}
+    assert config.named_in(None) == set()
+
+
 def test_without_any_file_the_built_in_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "FILE_NAME", "nowhere.toml")
     loaded = load_config()

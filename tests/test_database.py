@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,7 +25,7 @@ from chat.log.database import POOL_SIZE, Database
 from chat.log.faults import connection_lost, one_is_to_blame
 from chat.log.repository import Repository
 from chat.log.users import Users
-from tests.servers import PostgresServer
+from tests.servers import ROOT, ChatServer, PostgresServer, obeying
 from tests.storage import LIMIT, change, opened
 
 # Seconds: a limit that a test waits for.
@@ -238,6 +241,70 @@ async def test_what_is_no_database_cannot_be_opened(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match=r"^The database cannot be opened: .*\.$"):
             await database.open()
         await database.close()
+
+
+@pytest.mark.parametrize("name", ["chat.db", "chat.db-wal", "chat.db-shm", "."])
+async def test_a_server_does_not_start_on_a_file_that_it_cannot_write(
+    sqlite_url: str, tmp_path: Path, name: str
+) -> None:
+    server = ChatServer(tmp_path, {"CHAT_DATABASE_URL": sqlite_url})
+    server.obeys = True
+    server.log_file = tmp_path.with_name(f"{tmp_path.name}.log")
+    async with opened(sqlite_url):
+        with readable_only(tmp_path / name):
+            server.spawn()
+            assert await server.wait() == 1
+    sentence = f"The database cannot be opened: this user cannot write {tmp_path / name}."
+    assert server.log.splitlines()[-1] == sentence
+    assert "is open at" not in server.log and "Traceback" not in server.log
+
+
+@contextmanager
+def readable_only(place: Path) -> Iterator[None]:
+    mode = place.stat().st_mode
+    place.chmod(mode & ~0o222)
+    try:
+        yield
+    finally:
+        place.chmod(mode)
+
+
+_ASK = """
+import asyncio, os, sys
+from chat.log.database import Database
+
+async def ask(url, file):
+    database = Database(url)
+    await database.open()
+    print(await database.reads_only())
+    os.chmod(file, 0o400)
+    print(await database.reads_only())
+    os.chmod(file, 0o600)
+    print(await database.reads_only())
+    await database.close()
+
+asyncio.run(ask(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["chat.db", "chat.db-wal", "chat.db-shm"])
+def test_a_sqlite_file_that_was_made_read_only_is_noticed(
+    sqlite_url: str, tmp_path: Path, name: str
+) -> None:
+    command = obeying([sys.executable, "-c", _ASK, sqlite_url, str(tmp_path / name)])
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False", "True", "False"]
+
+
+async def test_a_postgresql_that_was_made_read_only_is_noticed(postgres_url: str) -> None:
+    name = urlsplit(postgres_url).path[1:]
+    async with opened(postgres_url) as database:
+        assert not await database.reads_only()
+        read_only = f"ALTER DATABASE {name} SET default_transaction_read_only = on"
+        await change_setting(postgres_url, read_only)
+    # The tables are there: it opens, as a node's new connections do.
+    async with opened(postgres_url) as database:
+        assert await database.reads_only()
 
 
 async def test_a_server_that_is_not_there_cannot_be_opened_until_it_is(

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from chat.live import hub, tail
 from chat.log import database
 from chat.ops import server, workers
 from chat.ops.advice import oddities
-from chat.ops.config import DEFAULTS
+from chat.ops.config import DEFAULTS, load_config
 from chat.settings import Settings
 from chat.web import delivery, draining
 from tests.conftest import unavailable
@@ -30,6 +31,7 @@ from tests.deployed import (
     DOCKERFILE,
     UNIT,
     container_command,
+    container_file,
     copied_from_here,
     of_image,
     stages,
@@ -57,7 +59,7 @@ def test_the_image_holds_the_environment_and_nothing_of_its_making() -> None:
     assert build[0][1].endswith(" AS build")
     assert [rest for name, rest in image if name == "COPY"] == [
         "--from=build /opt/tertulia /opt/tertulia",
-        "hypercorn.toml ./",
+        "--from=build /src/hypercorn.toml ./",
     ]
 
 
@@ -71,8 +73,15 @@ def test_a_container_is_not_root_and_writes_to_var_alone() -> None:
 
 def test_the_server_is_what_gets_the_signal() -> None:
     # As JSON: a line for a shell would make the shell the first process, which passes none on.
-    assert container_command()[:4] == ["python", "-m", "chat", "serve"]
+    assert container_command() == ["python", "-m", "chat", "serve"]
     assert not any(name in ("ENTRYPOINT", "STOPSIGNAL") for name, _ in stages()[-1])
+
+
+def test_a_container_listens_to_others_and_check_sees_it(tmp_path: Path) -> None:
+    file = container_file(tmp_path)
+    assert load_config(file).bind == ["0.0.0.0:8000"]
+    built, plain = (tomllib.loads(one.read_text()) for one in (file, ROOT / "hypercorn.toml"))
+    assert {**plain, "bind": built["bind"]} == built
 
 
 def test_the_health_of_a_container_is_what_healthcheck_says() -> None:
@@ -88,7 +97,7 @@ def test_the_builder_gets_what_the_image_is_made_of_and_nothing_else() -> None:
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     let_in = {rule[1:] for rule in rules if rule.startswith("!")}
-    assert let_in == {*copied_from_here(), "hypercorn.toml"}
+    assert let_in == {*copied_from_here()}
     assert all((ROOT / name).exists() for name in let_in)
     kept_out = [rule.removeprefix("**/") for rule in rules[1:] if not rule.startswith("!")]
     for name in ("__pycache__", "app.cpython-313.pyc"):
@@ -151,8 +160,9 @@ def test_the_two_nodes_are_alike_and_may_do_little(compose: dict[str, Any]) -> N
 
 
 def test_the_nodes_get_settings_that_exist_and_no_secret_that_stands_in_the_file(
-    compose: dict[str, Any],
+    compose: dict[str, Any], tmp_path: Path
 ) -> None:
+    [bind] = load_config(container_file(tmp_path)).bind
     node, proxy = compose["services"]["chat-1"], compose["services"]["proxy"]
     given = {
         "POSTGRES_PASSWORD": "p" * 20,
@@ -171,13 +181,13 @@ def test_the_nodes_get_settings_that_exist_and_no_secret_that_stands_in_the_file
     assert not Settings.unknown(environment)
     settings = Settings.load(environment)
     settings.check_workers(2)
-    assert minded(settings, container_command()[-1]) == []
+    assert minded(settings, bind) == []
     assert settings.allowed_hosts == ("chat.example", "127.0.0.1")
     assert settings.database_url == f"postgresql://chat:{'p' * 20}@postgres/chat"
     [network] = compose["networks"]["default"]["ipam"]["config"]
     assert settings.trusted_proxies == (network["subnet"],)
     assert ipaddress.ip_network(network["subnet"]).is_private
-    port = container_command()[-1].rpartition(":")[2]
+    port = bind.rpartition(":")[2]
     assert proxy["environment"]["NODES"].split() == [f"chat-1:{port}", f"chat-2:{port}"]
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from chat.log.durable import DurableConnection
+from tests.servers import ROOT, obeying
 
 
 def made(path: Path, text: str) -> Path:
@@ -39,6 +43,49 @@ def file(tmp_path: Path) -> Path:
 def connection(file: Path) -> Iterator[DurableConnection]:
     with closing(DurableConnection(str(file), isolation_level=None)) as connection:
         yield connection
+
+
+def looked(file: Path) -> str:
+    """Return what `unwritable` says to a process for which modes hold."""
+    script = (
+        "import pathlib, sys; from chat.log.durable import unwritable;"
+        "print(unwritable(pathlib.Path(sys.argv[1])))"
+    )
+    command = obeying([sys.executable, "-c", script, str(file)])
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return ended.stdout.strip()
+
+
+@contextmanager
+def mode(place: Path, bits: int) -> Iterator[None]:
+    before = stat.S_IMODE(place.stat().st_mode)
+    place.chmod(bits)
+    try:
+        yield
+    finally:
+        place.chmod(before)
+
+
+def test_what_sqlite_could_not_write_is_found(connection: DurableConnection, file: Path) -> None:
+    connection.execute("INSERT INTO said VALUES ('more')")
+    assert looked(file) == "None"
+    for suffix in ("", "-wal", "-shm"):
+        place = file.with_name(file.name + suffix)
+        with mode(place, 0o400):
+            assert looked(file) == str(place)
+    for bits in (0o500, 0o600, 0o000):
+        with mode(file.parent, bits):
+            assert looked(file) == str(file.parent)
+    assert looked(file) == "None"
+    # And nobody's locks were taken away by that.
+    assert said(file) == ["old", "more"]
+
+
+def test_where_there_is_no_file_yet_its_nearest_folder_counts(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "er" / "chat.db"
+    assert looked(file) == "None"
+    with mode(tmp_path, 0o500):
+        assert looked(file) == str(tmp_path)
 
 
 def test_commits_are_on_disk(connection: DurableConnection) -> None:

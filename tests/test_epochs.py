@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from chat.log.epochs import are_connected, holds_open, new_epoch, renew, renew_all
 from chat.log.members import Mark, Members
 from chat.log.repository import Repository
-from tests.servers import ForeignPostgres
+from tests.servers import ChatServer, ForeignPostgres
 from tests.storage import draft, repositories
 
 
@@ -78,6 +80,32 @@ async def test_a_sqlite_file_that_somebody_has_open_is_noticed(tmp_path: Path) -
         assert holds_open(file), "though it does nothing"
         await log.make_room("lobby")
         assert holds_open(file)
+    assert not holds_open(file)
+
+
+@pytest.mark.parametrize("bits", [0o000, 0o400])
+async def test_a_file_that_is_not_ours_to_write_is_not_taken_for_an_open_one(
+    tmp_path: Path, bits: int
+) -> None:
+    file = tmp_path / "var" / "chat.db"
+    async with repositories(f"sqlite:///{file}", 1):
+        pass
+    server = ChatServer(tmp_path, {})
+    server.obeys = True
+    for place in (file, file.parent):
+        mode = place.stat().st_mode
+        place.chmod(bits)
+        try:
+            sentence = await server.fails("new-epoch")
+        finally:
+            place.chmod(mode)
+        name = place.relative_to(tmp_path)
+        assert sentence == f"The database cannot be opened: this user cannot write {name}."
+
+
+async def test_a_file_that_is_no_database_is_not_taken_for_an_open_one(tmp_path: Path) -> None:
+    file = tmp_path / "chat.db"
+    file.write_text("not a database, though long enough to be one " * 100)
     assert not holds_open(file)
 
 

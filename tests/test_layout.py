@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "chat.commands",
         "chat.client",
         "chat.link",
+        "chat.live.redis_backend",
         "chat.live.redis_session",
         "chat.log",
         "chat.ops",

@@ -6,10 +6,12 @@ import asyncio
 import multiprocessing
 import sqlite3
 import stat
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiosqlite
 import asyncpg
 import pytest
 from alembic.config import Config
@@ -240,6 +242,24 @@ async def test_the_drivers_own_error_is_raised(postgres_url: str, tmp_path: Path
     (tmp_path / "file").write_text("This is no database, and longer than a header.\n" * 100)
     with pytest.raises(sqlite3.DatabaseError):
         await upgrade(f"sqlite:///{tmp_path}/file")
+
+
+async def test_a_file_that_cannot_be_opened_leaves_no_thread_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = aiosqlite.Connection.stop
+
+    def late(self: aiosqlite.Connection) -> object:
+        # The thread is slow to hear of its end, and would tell a loop that is closed by then.
+        self._tx.put_nowait((None, lambda: time.sleep(0.3)))
+        return stop(self)
+
+    monkeypatch.setattr(aiosqlite.Connection, "stop", late)
+    before = set(threading.enumerate())
+    with pytest.raises(sqlite3.OperationalError):
+        await standing(f"sqlite:///{tmp_path}/nowhere/chat.db")
+    left = set(threading.enumerate()) - before
+    assert not [one for one in left if "_connection_worker_thread" in one.name]
 
 
 async def test_a_fault_within_a_migration_is_the_drivers_and_changes_nothing(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from chat.errors import SettingsError
-from chat.ops.secret import KEY_BYTES, with_secret_key
+from chat.ops.secret import KEY_BYTES, kept_key, with_secret_key
 from chat.settings import MIN_SECRET, Settings
+from tests.servers import ChatServer
 
 KEY = "sixteen-letters!"
 STARTS = 8
@@ -115,6 +116,44 @@ def test_a_key_that_cannot_be_kept_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"^CHAT_SECRET_KEY is not set, and .*; set it to .*\.$"
     ):
+        made(path)
+
+
+async def test_a_key_that_this_user_cannot_read_is_another_sentence(tmp_path: Path) -> None:
+    made(tmp_path / "var" / "secret_key")
+    (tmp_path / "var" / "secret_key").chmod(0)
+    server = ChatServer(tmp_path, {"CHAT_SECRET_KEY": None})
+    server.obeys = True
+    server.spawn()
+    assert await server.wait() == 2
+    assert server.log.endswith(
+        "CHAT_SECRET_KEY is not set, and var/secret_key cannot be read: Permission denied; let the"
+        " chat's own user read it, or set CHAT_SECRET_KEY.\n"
+    )
+
+
+def test_a_key_that_others_can_read_is_warned_of(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = made(path)
+    assert not caplog.records
+    path.chmod(0o640)
+    assert made(path) == key
+    [warning] = caplog.records
+    assert warning.levelname == "WARNING"
+    assert warning.getMessage() == f"Others can read the key in {path}; its mode should be 0600"
+
+
+def test_a_key_is_looked_for_without_making_one(path: Path) -> None:
+    assert kept_key(path) is None
+    assert not path.parent.exists()
+    assert made(path) == kept_key(path)
+
+
+def test_a_link_that_leads_nowhere_stops_the_start(path: Path) -> None:
+    path.parent.mkdir()
+    path.symlink_to("nowhere")
+    with pytest.raises(SettingsError, match="secret_key cannot be kept: No such file"):
         made(path)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from chat import __version__
-from tests.deployed import container_command, copied_from_here, unit
+from tests.deployed import container_command, container_file, copied_from_here, unit
 from tests.people import ask, guest
 from tests.servers import ROOT, SECRET_KEY, START_LIMIT, ChatServer, launch
 
@@ -82,9 +82,7 @@ class Installed(ChatServer):
         # Where programs like to leave something.
         self.elsewhere = folder.parent / "elsewhere"
         self.command_line = [
-            word.replace("%i", str(self.port))
-            .replace("0.0.0.0:8000", f"127.0.0.1:{self.port}")
-            .replace("/opt/tertulia", str(environment))
+            word.replace("%i", str(self.port)).replace("/opt/tertulia", str(environment))
             for word in command
         ]
 
@@ -132,6 +130,9 @@ async def test_it_serves_everything_from_an_empty_folder_and_writes_to_var_alone
     command = container_command() if how == "container" else unit()["ExecStart"][0].split()
     server = Installed(folder, environment, command)
     server.elsewhere.mkdir()
+    if how == "container":
+        file = container_file(folder)
+        file.write_text(file.read_text().replace("0.0.0.0:8000", f"127.0.0.1:{server.port}"))
     await server.start()
     try:
         page = await ask(server, "GET", "/login", {"Accept-Language": "es"})
@@ -157,7 +158,8 @@ async def test_it_serves_everything_from_an_empty_folder_and_writes_to_var_alone
     finally:
         # The very process that was started gets the signal, and drains.
         assert await server.stop() == 0, server.log
-    assert [path.name for path in folder.iterdir()] == ["var"]
+    there = {"var", "hypercorn.toml"} if how == "container" else {"var"}
+    assert {path.name for path in folder.iterdir()} == there
     assert not list(server.elsewhere.iterdir())
     told = subprocess.run(
         [environment / "bin/python", "-c", "import chat; print(chat.__file__)"],

@@ -7,18 +7,20 @@ their tickers. `chat/__main__.py` collects them; `serve` is there, since it alon
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from chat.errors import ChatError
 from chat.log.database import Database
 from chat.log.faults import FAULTS
 from chat.log.migrations import standing
 from chat.log.users import Users
-from chat.ops.secret import KEY_FILE, with_secret_key
+from chat.ops.secret import KEY_FILE, kept_key, with_secret_key
 from chat.settings import Settings
 from chat.web.identity import TOKEN_TTL, Identities
 
@@ -50,6 +52,17 @@ def closed_quietly() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def say_where_to_listen(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `serve`, which `check` takes, too."""
+    parser.add_argument(
+        "--bind", action="append", default=[], metavar="HOST:PORT", help="where to listen"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="how many processes")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="hypercorn.toml to use (default: ./, if any)"
+    )
+
+
 @asynccontextmanager
 async def opened(
     settings: Settings | None = None, *, make: bool = False
@@ -77,9 +90,9 @@ async def opened(
 
 
 async def _is_there(settings: Settings) -> bool:
-    if settings.on_sqlite and not settings.sqlite_file.exists():
-        return False
     try:
+        if settings.on_sqlite and not settings.sqlite_file.exists():
+            return False
         return (await standing(settings.database_url))[0] is not None
     except FAULTS:
         return True  # to open it says what is wrong
@@ -93,7 +106,7 @@ async def token_of(
     Raises Impossible, SettingsError, NameRefused or Unavailable, with a sentence.
     """
     async with opened(settings) as database:
-        if not settings.secret_key and not KEY_FILE.exists():
+        if not settings.secret_key and kept_key() is None:
             raise Impossible(
                 f"CHAT_SECRET_KEY is not set, and there is no {KEY_FILE} here: no chat would take"
                 " our token. Is this the folder that the chat runs in, with its settings?"

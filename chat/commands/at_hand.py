@@ -14,11 +14,11 @@ from chat.commands.place import Failing
 from chat.errors import SettingsError, Unavailable
 from chat.log.database import Database
 from chat.log.faults import FAULTS, describe
-from chat.log.migrations import standing
+from chat.log.migrations import is_newer, standing
 from chat.log.repository import Repository
 from chat.log.users import Users
 from chat.log.writer import Writer
-from chat.ops.secret import KEY_FILE, with_secret_key
+from chat.ops.secret import kept_key, with_secret_key
 from chat.settings import Settings
 from chat.web.identity import Identities
 
@@ -47,17 +47,21 @@ async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
     Raises Failing where the database cannot be reached, is not migrated, or takes no writes.
     """
     file = settings.sqlite_file
-    if settings.on_sqlite and not await asyncio.to_thread(file.exists):
-        if not environ.get("CHAT_DATABASE_URL"):
-            return AtHand(False, None)
-        raise Failing(f"There is no file {file}: is this the folder that the chat runs in?")
     try:
+        if settings.on_sqlite and not await asyncio.to_thread(file.exists):
+            if not environ.get("CHAT_DATABASE_URL"):
+                return AtHand(False, None)
+            raise Failing(f"There is no file {file}: is this the folder that the chat runs in?")
         current, newest = await standing(settings.database_url)
     except FAULTS as error:
         raise Failing(
             f"From here it cannot be opened: {describe(error)}. Does it run where"
             " CHAT_DATABASE_URL says?"
         ) from error
+    if current is not None and is_newer(current):
+        raise Failing(
+            f"Its tables are at step {current}, which a newer version made: install that one here."
+        )
     if current != newest:
         raise Failing(
             f"Its tables are at step {current}, not {newest}: the next start of a node with this"
@@ -76,9 +80,9 @@ async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
 
 
 async def _entry(settings: Settings, database: Database) -> Entry | None:
-    if not settings.secret_key and not KEY_FILE.exists():
-        return None  # one that is made now would be of no use
     try:
+        if not settings.secret_key and kept_key() is None:
+            return None  # one that is made now would be of no use
         settings = with_secret_key(settings)
     except SettingsError:
         return None  # it is somebody else's

@@ -21,7 +21,7 @@ from alembic.util import CommandError
 from databases.core import Connection
 
 from chat.errors import Unavailable
-from chat.log.durable import DurableConnection
+from chat.log.durable import DurableConnection, unwritable
 from chat.log.faults import BROKEN, FAULTS, describe
 from chat.log.migrations import upgrade
 
@@ -65,8 +65,6 @@ class Database:
             if self.sqlite
             else "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
         )
-        # Answers 0 or `off`, where it takes writes.
-        self.asks_if_read_only = "SELECT 0" if self.sqlite else "SHOW transaction_read_only"
         options: dict[str, Any] = (
             {"factory": DurableConnection, "timeout": BUSY_LIMIT}
             if self.sqlite
@@ -93,17 +91,20 @@ class Database:
         """Bring the tables up to date and connect; raise Unavailable where that fails."""
         try:
             if self.sqlite:
-                Path(self._database.url.database).parent.mkdir(parents=True, exist_ok=True)
+                if (place := unwritable(self._file)) is not None:
+                    # SQLite would say so at the first message only.
+                    raise sqlite3.OperationalError(f"this user cannot write {place}")
+                self._file.parent.mkdir(parents=True, exist_ok=True)
             await upgrade(self.url)
             await self._database.connect()
+            if self.sqlite:
+                self._reader = await Connection(self._reads, self._reads._backend).__aenter__()
         except FAULTS as error:
             raise Unavailable(f"The database cannot be opened: {describe(error)}.") from error
         except CommandError as error:
             raise Unavailable(
                 "The database cannot be opened: a newer version of this program made its tables."
             ) from error
-        if self.sqlite:
-            self._reader = await Connection(self._reads, self._reads._backend).__aenter__()
 
     async def close(self) -> None:
         """Close all connections, within CLOSE_LIMIT: a server that hangs is not waited for."""
@@ -211,6 +212,20 @@ class Database:
     async def row(self, sql: str, values: dict[str, Any] | None = None) -> Row | None:
         """Run one statement and return its first row or None; raise Unavailable."""
         return next(iter(await self.rows(sql, values)), None)
+
+    async def reads_only(self, limit: float = USE_LIMIT) -> bool:
+        """Tell whether it answers, but takes no writes; raise Unavailable where it does not answer.
+
+        SQLite: what is open already may be written still, and nothing that is opened from now on.
+        """
+        async with self.connection(limit) as connection:
+            asked = "SELECT 0" if self.sqlite else "SHOW transaction_read_only"
+            row: Any = await connection.fetch_one(asked)
+        return row[0] == "on" or (self.sqlite and unwritable(self._file) is not None)
+
+    @property
+    def _file(self) -> Path:
+        return Path(self._database.url.database)
 
     async def _reading(self, reader: Connection) -> Connection:
         """Return the connection that all reads share, another one where the file is another one."""

@@ -3,13 +3,17 @@
 A database may be put back to an older state by moving another file into its place. Who has it open
 does not notice, and goes on with one that nobody will ever read again; who opens the new one takes
 the old write-ahead log for a part of it. Made by `log/database.py`.
+
+And what SQLite needs to be able to write, before it tells so at somebody's message.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 BESIDE = ("-wal", "-shm")  # what SQLite keeps beside a file while it is open
@@ -44,6 +48,23 @@ class DurableConnection(sqlite3.Connection):
                 for suffix in BESIDE:
                     os.replace(self._path + suffix, f"{self._path}{suffix}.replaced")
         return replaced
+
+
+def unwritable(file: Path, beside: Sequence[str] = BESIDE) -> Path | None:
+    """Return the first of the file, what lies beside it, and its folder that we may not write.
+
+    Of what is not there its nearest folder counts, where it would be made. Nothing is opened: to
+    close a file that SQLite has open, too, takes SQLite's locks away.
+    """
+    for one in (file, *(file.with_name(file.name + suffix) for suffix in beside)):
+        # Looked at twice: it may go in between, when another process closes the database.
+        if os.path.exists(one) and not os.access(one, os.W_OK) and os.path.exists(one):
+            return one
+    folder = next(one for one in file.absolute().parents if os.path.exists(one))
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        # As it was named, where it was.
+        return next((one for one in file.parents if one.absolute() == folder), folder)
+    return None
 
 
 def _identity(path: str) -> tuple[int, int]:

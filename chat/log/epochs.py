@@ -8,6 +8,7 @@ the last step of each restore.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
@@ -66,17 +67,21 @@ def _count(status: str) -> int:
 
 
 def holds_open(path: Path) -> bool:
-    """Tell whether another process has this SQLite file open; before one does so oneself."""
-    if not path.exists():
+    """Tell whether another process has this SQLite file open; before one does so oneself.
+
+    What is wrong with the file besides, who opens it is told.
+    """
+    if not os.path.exists(path):
         return False
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
-        try:
+    try:
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
             # To have a file for oneself, nobody else may even be connected.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
-        except sqlite3.OperationalError:
-            return True
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what SQLite adds to it
+        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     return False
 
 

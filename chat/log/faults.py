@@ -43,6 +43,29 @@ BROKEN = (
 )
 
 
+# What to call them: the first one that fits.
+WORDS: tuple[tuple[type[BaseException], str], ...] = (
+    (TimeoutError, "it did not answer in time"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "it refused the user or password"),
+    (asyncpg.InvalidCatalogNameError, "it has no database of that name"),
+    (asyncpg.InsufficientPrivilegeError, "its user lacks a permission"),
+    (asyncpg.ReadOnlySQLTransactionError, "it is read-only: a replica, or set so?"),
+    (asyncpg.UndefinedTableError, "tables of the chat are missing in it"),
+    (asyncpg.UndefinedColumnError, "its tables are not those of this version"),
+    (asyncpg.InvalidSchemaNameError, "it has no schema to make tables in"),
+    (asyncpg.DiskFullError, "its disk is full"),
+    (asyncpg.OutOfMemoryError, "it is out of memory"),
+    (asyncpg.TooManyConnectionsError, "it takes no more connections"),
+    (asyncpg.CannotConnectNowError, "it is being started or stopped"),
+    (asyncpg.AdminShutdownError, "it is being started or stopped"),
+    (asyncpg.CrashShutdownError, "it is being started or stopped"),
+    (asyncpg.LockNotAvailableError, "somebody keeps its tables locked"),
+    (asyncpg.DeadlockDetectedError, "somebody keeps its tables locked"),
+    (asyncpg.QueryCanceledError, "it took too long, or somebody ended it"),
+    (asyncpg.PostgresConnectionError, "the connection was cut"),
+)
+
+
 def connection_lost(error: Unavailable) -> bool:
     """Tell whether another connection may serve at once: a restart of the database ends them."""
     lost = (
@@ -72,14 +95,9 @@ def one_is_to_blame(error: Unavailable) -> bool:
 
 def describe(error: BaseException) -> str:
     """Say in words what is wrong, without addresses, names or SQL."""
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time"
-    if isinstance(
-        error, asyncpg.InvalidPasswordError | asyncpg.InvalidAuthorizationSpecificationError
-    ):
-        return "it refused the user or password"
-    if isinstance(error, asyncpg.InvalidCatalogNameError):
-        return "it has no database of that name"
+    for kind, meaning in WORDS:
+        if isinstance(error, kind):
+            return meaning
     if isinstance(error, sqlite3.Error):
         return str(error)
     if isinstance(error, OSError):

@@ -11,9 +11,12 @@ import resource
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
+from chat.ops.config import host_and_port
 from chat.settings import MIN_SECRET, Settings
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+# Who listens there can be asked as 127.0.0.1.
+HERE = ("localhost", "127.0.0.1", "0.0.0.0", "::")
 # What a socket, its files and its share of the rest take; below it the system refuses new ones.
 MIN_FILES = 4_096
 
@@ -34,6 +37,11 @@ def _hosts(settings: Settings, bind: Sequence[str]) -> Iterator[str]:
         yield (
             "CHAT_ALLOWED_HOSTS has only this machine's own names, but it listens to others: they "
             "get 400 until it has the name that people type."
+        )
+    elif not {"127.0.0.1", "*"} & set(settings.allowed_hosts) and any(map(_is_here, bind)):
+        yield (
+            "CHAT_ALLOWED_HOSTS lacks 127.0.0.1: who asks from this machine, as `curl`, `tail` and "
+            "`say` do, gets 400 until it has that, too."
         )
     if "*" in settings.allowed_hosts:
         yield (
@@ -101,10 +109,14 @@ def _others(settings: Settings) -> Iterator[str]:
 
 def _is_local(bind: str) -> bool:
     """Tell whether only this machine can connect to such an address."""
-    if bind.startswith(("unix:", "fd://")):
-        return True
-    host = bind.rpartition(":")[0] or bind
-    return host in LOCAL or host.startswith("127.")
+    place = host_and_port(bind)
+    return place is None or place[0] in ("localhost", "::1") or place[0].startswith("127.")
+
+
+def _is_here(bind: str) -> bool:
+    """Tell whether 127.0.0.1 leads to such an address."""
+    place = host_and_port(bind)
+    return place is not None and place[0] in HERE
 
 
 def _listed(names: set[str]) -> str:

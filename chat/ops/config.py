@@ -48,9 +48,7 @@ def load_config(
     path: Path | None = None, *, bind: Iterable[str] = (), workers: int | None = None
 ) -> Config:
     """Read hypercorn.toml: `path`, else the current folder's, the checkout's, or the defaults."""
-    places = (Path(FILE_NAME), Path(__file__).parents[2] / FILE_NAME)
-    if path is None:
-        path = next((place for place in places if place.is_file()), None)
+    path = path or found_file()
     values = dict(DEFAULTS) if path is None else _read(path)
     if bind := list(bind):
         values["bind"] = bind
@@ -63,6 +61,17 @@ def load_config(
     for address in config.bind:
         host_and_port(address)
     return config
+
+
+def found_file() -> Path | None:
+    """Return the hypercorn.toml that is read where none is named; None: the built-in values are."""
+    places = (Path(FILE_NAME), Path(__file__).parents[2] / FILE_NAME)
+    return next((place for place in places if place.is_file()), None)
+
+
+def named_in(path: Path | None) -> set[str]:
+    """Return what a hypercorn.toml that was read by `load_config` sets."""
+    return set() if path is None else set(_read(path))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -44,10 +44,8 @@ async def _database(database: Database, writer: Writer, hub: Hub) -> dict[str, A
     failing_since = writer.failing_since
     try:
         if failing_since is None:
-            async with database.connection(DATABASE_PATIENCE) as connection:
-                row: Any = await connection.fetch_one(database.asks_if_read_only)
-                if row[0] not in (0, "off"):
-                    raise Unavailable("It is read-only.")
+            if await database.reads_only(DATABASE_PATIENCE):
+                raise Unavailable("It is read-only.")
         else:
             # A full disk still answers, and nobody may send until we say that all is well.
             await writer.check(DATABASE_PATIENCE)

@@ -13,7 +13,9 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
@@ -61,10 +63,19 @@ async def standing(url: str) -> tuple[str | None, str]:
     def current(connection: sqlalchemy.Connection) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
-    newest = ScriptDirectory(str(Path(__file__).parent)).get_current_head()
+    newest = _steps().get_current_head()
     assert newest is not None
     async with _engine(url) as engine, engine.connect() as connection:
         return await connection.run_sync(current), newest
+
+
+def is_newer(step: str) -> bool:
+    """Tell whether a step that tables are at is a newer version's, which `upgrade` would refuse."""
+    return all(one.revision != step for one in _steps().walk_revisions())
+
+
+def _steps() -> ScriptDirectory:
+    return ScriptDirectory(str(Path(__file__).parent))
 
 
 @asynccontextmanager
@@ -72,7 +83,12 @@ async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
     """Lend an engine that pools nothing; raise the driver's own error for SQLAlchemy's."""
     target = make_url(url)
     options = (
-        {"timeout": LOCK_PATIENCE, "isolation_level": None, "factory": Connection}
+        {
+            "timeout": LOCK_PATIENCE,
+            "isolation_level": None,
+            "factory": Connection,
+            "async_creator_fn": _connected,
+        }
         if target.get_backend_name() == "sqlite"
         else {"timeout": CONNECT_PATIENCE}
     )
@@ -89,6 +105,18 @@ async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
         raise wrapped.__cause__ or wrapped from error
     finally:
         await engine.dispose()
+
+
+async def _connected(*arguments: Any, **options: Any) -> aiosqlite.Connection:
+    """Connect to SQLite; where that fails, leave no thread that would speak to a closed loop."""
+    connection = aiosqlite.connect(*arguments, **options)
+    connection._thread.daemon = True
+    try:
+        return await connection
+    except sqlite3.Error:
+        # It was told to end, and will say that it did.
+        await asyncio.to_thread(connection._thread.join)
+        raise
 
 
 _BEGIN = "BEGIN IMMEDIATE"
