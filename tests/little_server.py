@@ -183,7 +183,8 @@ def launched(
 
 def main(bind: str, workers: str, fault: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    config = load_config(bind=[bind], workers=int(workers))
+    path = os.environ.get("LITTLE_CONFIG")
+    config = load_config(Path(path) if path else None, bind=[bind], workers=int(workers))
     return serve(
         lambda: create_app(fault), config, announce=lambda url: print("open", url, flush=True)
     )

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from chat.commands import Impossible, archive
+from chat.log.members import Members
 from chat.log.repository import Repository
 from chat.log.users import Users
-from tests.people import a_name, a_room, guest, site
+from tests.people import SOON, a_name, a_room, guest, site, until
 from tests.servers import ChatServer, ForeignPostgres
-from tests.storage import change, draft, log_of, repositories, seqs
+from tests.storage import change, draft, log_of, opened, repositories, seqs
 
 pytest_plugins = ["tests.houses"]
 
@@ -133,6 +137,84 @@ async def test_an_import_without_a_folder_for_temporary_files_is_one_sentence(
     assert said.count(b"\n") == 1
 
 
+def a_long_export(room: str, count: int) -> bytes:
+    maria = {"id": 7, "name": a_name()}
+    at = "2026-11-24T10:00:00.123Z"
+    lines: list[dict[str, Any]] = [
+        {"type": "room", "name": room, "first_seq": 1, "last_seq": count},
+        {"type": "user", "kind": "site"} | maria,
+    ]
+    for seq in range(1, count + 1):
+        said = {"seq": seq, "id": f"c-{seq}", "text": "hola", "sent_at": at}
+        lines.append({"type": "message", "sender": maria, "receiver": None} | said)
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("number", "handled", "code"),
+    [
+        (signal.SIGINT, signal.SIG_DFL, 130),
+        (signal.SIGTERM, signal.SIG_DFL, 143),
+        (signal.SIGHUP, signal.SIG_DFL, 129),
+        # As `nohup` does.
+        (signal.SIGHUP, signal.SIG_IGN, 0),
+    ],
+)
+async def test_an_import_that_is_ended_takes_away_what_it_stored(
+    house: ChatServer, number: signal.Signals, handled: signal.Handlers, code: int
+) -> None:
+    room = a_room()
+    url = house.settings.get("CHAT_DATABASE_URL") or f"sqlite:///{house.folder}/var/chat.db"
+    with tempfile.TemporaryFile() as lines:
+        # More than can be stored between two looks: there is a pause after each 500.
+        lines.write(a_long_export(room, 20_000))
+        lines.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "chat", "import"],
+            cwd=house.folder,
+            env=house.environment,
+            stdin=lines,
+            stdout=PIPE,
+            stderr=PIPE,
+            # Whatever the shell has told these tests to ignore.
+            preexec_fn=lambda: signal.signal(number, handled) and None,
+        )
+    async with opened(url) as database:
+        nobodys = "SELECT count(*) FROM messages WHERE room_id NOT IN (SELECT id FROM rooms)"
+
+        async def stored() -> bool:
+            assert process.returncode is None, "it came to its end"
+            return (await database.rows(nobodys))[0][0] > 0
+
+        try:
+            await until(stored)
+            process.send_signal(number)
+            async with asyncio.timeout(SOON):
+                said, wrong = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert (process.returncode, wrong) == (code, b"")
+        assert said.decode() == ("" if code else f"Imported 20000 messages into {room}.\n")
+        assert await database.rows(nobodys) == [(0,)]
+        found = await Repository(database).find_room(room)
+        assert (found is not None) == (code == 0)
+
+
+async def test_an_import_from_a_closed_input_is_one_sentence(server: ChatServer) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *["sh", "-c", 'exec "$0" -m chat import <&-', sys.executable],
+        cwd=server.folder,
+        env=server.environment,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    said = await process.communicate()
+    assert said == (b"", b"There is nothing to import: the standard input is closed.\n")
+    assert process.returncode == 1
+
+
 # --- Without a program around it
 
 
@@ -197,6 +279,31 @@ async def test_what_cannot_be_imported_leaves_nothing(logs: list[Repository]) ->
     assert await there.find_room("lobby") is None
     assert await there.database.rows("SELECT count(*) FROM messages") == [(1,)]
     assert await imported(there, lines) == ("lobby", 4)
+
+
+async def test_an_import_that_has_become_a_room_is_not_taken_back(
+    logs: list[Repository], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, there = logs
+    save = Members.save
+    became, go_on = asyncio.Event(), asyncio.Event()
+
+    async def later(self: Members, marks: Any) -> None:
+        became.set()
+        await go_on.wait()
+        await save(self, marks)
+
+    monkeypatch.setattr(Members, "save", later)
+    importing = asyncio.create_task(imported(there, [a_long_export("lobby", 3)]))
+    await became.wait()
+    importing.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await importing
+    room = await there.find_room("lobby")
+    assert room is not None and len(await log_of(there, room)) == 3
+    # To the last step.
+    assert len(await Members(there.database).of_room(room.id, 0, 9)) == 1
 
 
 async def test_a_room_whose_beginning_was_trimmed_keeps_its_numbers(logs: list[Repository]) -> None:

@@ -73,6 +73,12 @@ def test_options_override_the_file() -> None:
         ("workers = 0", "workers must be at least 1, not 0"),
         ("workers = 'two'", "workers must be like 1"),
         ("backlog = ", "is not valid TOML"),
+        ("certfile = 5", "certfile must be text, not 5"),
+        ("certfile = 'away.pem'", "certfile away.pem cannot be read: No such file or directory."),
+        ("keyfile = '/'", "keyfile / cannot be read: Is a directory."),
+        ("ca_certs = 'away.pem'", "ca_certs away.pem cannot be read: No such file"),
+        ("logconfig = 'away.ini'", "logconfig away.ini cannot be read: No such file"),
+        ("logconfig = 'toml:away'", "logconfig toml:away cannot be read: No such file"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -81,6 +87,13 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) 
     with pytest.raises(SettingsError) as caught:
         load_config(path)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_are_there_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "hypercorn.toml"
+    path.write_text("certfile = 'hypercorn.toml'\nlogconfig = 'toml:hypercorn.toml'")
+    loaded = load_config(path)
+    assert (loaded.certfile, loaded.logconfig) == ("hypercorn.toml", "toml:hypercorn.toml")
 
 
 def test_a_file_that_is_not_there_is_one_sentence() -> None:

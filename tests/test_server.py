@@ -130,6 +130,43 @@ def test_a_start_that_fails_is_one_sentence_and_a_code(
         assert running.lines == [sentence]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "accesslog = '/nowhere/log'",
+            "accesslog, errorlog, loglevel or logconfig cannot be used:"
+            " [Errno 2] No such file or directory: '/nowhere/log'.",
+        ),
+        (
+            "errorlog = 'errors'\nloglevel = 'loud'",
+            "accesslog, errorlog, loglevel or logconfig cannot be used: Unknown level: ",
+        ),
+        (
+            "certfile = 'hypercorn.toml'\nkeyfile = 'hypercorn.toml'",
+            "certfile, keyfile, ca_certs or ciphers cannot be used: [SSL] ",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence_that_names_the_setting(
+    tmp_path: Path, workers: int, text: str, sentence: str
+) -> None:
+    path = tmp_path / "hypercorn.toml"
+    path.write_text(text.replace("errors", str(tmp_path / "errors")))
+    with launched(workers, LITTLE_CONFIG=str(path)) as running:
+        assert running.end() == 2
+        [said] = [line for line in running.lines if line != "lifespan over"]
+        assert said.startswith(sentence)
+
+
+def test_a_unix_socket_that_cannot_be_had_is_one_sentence() -> None:
+    with launched(bind="unix:/nowhere/chat") as running:
+        assert running.end() == 1
+        [said] = [line for line in running.lines if line != "lifespan over"]
+        assert said == "Address unix:/nowhere/chat cannot be used: No such file or directory."
+
+
 def test_a_start_that_fails_by_our_own_fault_keeps_its_trace() -> None:
     with launched(1, "bug") as running:
         assert running.end() == 1

@@ -86,6 +86,15 @@ async def test_what_is_discarded_leaves_nothing(database_url: str) -> None:
         assert await log.database.rows("SELECT * FROM messages") == []
 
 
+async def test_what_is_a_room_already_is_not_discarded(database_url: str) -> None:
+    async with repositories(database_url, 1) as [log]:
+        await stage(log.database, [old(1), old(2)])
+        assert await publish(log.database, ID, "lobby", 1, 2, 1_002)
+        await discard(log.database, ID)
+        room = await log.find_room("lobby")
+        assert room is not None and len(await log_of(log, room)) == 2
+
+
 async def test_an_id_that_comes_twice_is_its_own_fault(database_url: str) -> None:
     async with repositories(database_url, 1) as [log]:
         twice = Old(old(1).draft, 2, 1_002, False)

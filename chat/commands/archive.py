@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+import signal
 import sys
 import tempfile
-from collections.abc import Iterable
-from typing import Any, BinaryIO, Literal
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from chat.clock import now, rfc3339
 from chat.commands import Impossible, closed_quietly, opened
@@ -40,7 +42,11 @@ from chat.log.transfer import Old
 from chat.log.users import Users
 from chat.protocol import Entry, Person, decoded, direct_pair
 
+T = TypeVar("T")
+
 PAGE = 500  # messages read at a time
+# Beside Ctrl-C: what `kill` sends, and what a terminal sends whose connection is closed.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def register(commands: Any) -> None:
@@ -114,6 +120,8 @@ async def _introduce(
 
 
 def _import(options: argparse.Namespace) -> int:
+    if sys.stdin is None:
+        raise Impossible("There is nothing to import: the standard input is closed.")
     if sys.stdin.isatty():
         print("Reading an export from the terminal; Ctrl-D ends it.", file=sys.stderr)
     with _a_place() as lines:
@@ -122,12 +130,17 @@ def _import(options: argparse.Namespace) -> int:
         for _ in checked(sys.stdin.buffer, options.room, lines):
             pass
         lines.seek(0)
+        stopped: list[int] = []
 
         async def run() -> tuple[str, int]:
+            _cancel_at_signals(stopped)
             async with opened(make=True) as database:
                 return await _store(database, lines, options.room)
 
-        name, count = asyncio.run(run())
+        try:
+            name, count = asyncio.run(run())
+        except asyncio.CancelledError:
+            return 128 + stopped[0]
     print(f"Imported {count} messages into {name}.")
     return 0
 
@@ -143,16 +156,43 @@ def _a_place() -> BinaryIO:
         ) from error
 
 
+def _cancel_at_signals(stopped: list[int]) -> None:
+    # As asyncio does it for Ctrl-C, so that what was stored is taken away again.
+    task = asyncio.current_task()
+    assert task is not None
+
+    def stop(number: int) -> None:
+        stopped.append(number)
+        if not task.cancelling():  # a second signal must not end what the first one began
+            task.cancel()
+
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one of them
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+
+
 async def _store(database: Database, lines: BinaryIO, name: str | None) -> tuple[str, int]:
     importing = _Importing(database)
     try:
         for number, line in checked(lines, name):
             await importing.take(number, line)
         await importing.flush()
-        return await importing.finish(name)
+        return await _undisturbed(importing.finish(name))
     except BaseException:
         await transfer.discard(database, importing.room_id)
         raise
+
+
+async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for the end of the work, and be cancelled only then: no COMMIT stays under way."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await task
+        raise
+    return task.result()
 
 
 class _Importing:
@@ -191,7 +231,7 @@ class _Importing:
     async def flush(self) -> None:
         """Store what was taken; raise Impossible where an id comes twice."""
         try:
-            await transfer.stage(self._database, [old for _, old in self._batch])
+            await _undisturbed(transfer.stage(self._database, [old for _, old in self._batch]))
         except Unavailable as error:
             if not one_is_to_blame(error):
                 raise

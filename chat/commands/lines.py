@@ -1,12 +1,13 @@
 """The lines of an export: how they are written, and what an import asks of them.
 
 `checked` yields each line with its number, or says in one sentence which one is wrong and why. It
-reads from any file and keeps nothing, so that a log of any length passes through.
+reads from any file and keeps no more than a line, so that a log of any length passes through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Annotated, BinaryIO, Literal
 
 import msgspec
@@ -17,11 +18,15 @@ from chat.commands import Impossible
 from chat.errors import WireError
 from chat.incoming import MessageId, Positive, check_text, explain
 from chat.log import users
-from chat.protocol import MAX_INTEGER, ROOM_NAME, Person, direct_pair, is_reserved
+from chat.protocol import ROOM_NAME, Person, direct_pair, is_reserved
 
 VERSION = 1
+# Bytes. A message takes 50,000 where each of its 4,000 characters is written as two escapes.
+MAX_LINE = 256 * 1024
+# A room that goes on from here will not come to the end of the contract's integers, 2^53 - 1.
+MAX_SEQ = 2**52
 
-Seq = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Seq = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
 Name = Annotated[str, Meta(min_length=1, max_length=users.MAX_NAME)]
 
 
@@ -71,14 +76,16 @@ def written(line: RoomLine | UserLine) -> bytes:
 
 
 def checked(
-    lines: Iterable[bytes], name: str | None, copy: BinaryIO | None = None
+    lines: BinaryIO, name: str | None, copy: BinaryIO | None = None
 ) -> Iterator[tuple[int, Line]]:
     """Yield each line with its number, copied to `copy`; raise Impossible at the first bad one.
 
     `name` is what the room will be called, where it is not the name that it had.
     """
     check = _Check(name)
-    for number, raw in enumerate(lines, 1):
+    for number, raw in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), b""), 1):
+        if len(raw) > MAX_LINE:
+            raise Impossible(f"Line {number} is too long: it has more than {MAX_LINE} bytes.")
         try:
             line = _lines.decode(raw)
             check.take(line)
@@ -102,6 +109,8 @@ class _Check:
         self._room: RoomLine | None = None
         self._pair: set[int] | None = None
         self._users: set[int] = set()
+        # The names of site users, as keys.
+        self._taken: set[str] = set()
         self._next = 0
         self._newest = 0
 
@@ -112,11 +121,7 @@ class _Check:
         elif self._room is None:
             raise ValueError("an export begins with its room.")
         elif isinstance(line, UserLine):
-            if users.checked(line.name) != line.name:
-                raise ValueError("the name is not in NFKC.")
-            if line.id in self._users:
-                raise ValueError(f"user {line.id} was there before.")
-            self._users.add(line.id)
+            self._user(line)
         else:
             self._message(line)
 
@@ -148,6 +153,18 @@ class _Check:
         self._room, self._next = line, line.first_seq
         self._pair = set(pair) if pair else None
 
+    def _user(self, line: UserLine) -> None:
+        _check_name(line.name)
+        if line.id in self._users:
+            raise ValueError(f"user {line.id} was there before.")
+        key = users.key_of(line.name)
+        if line.kind == "site":
+            # They would become one, who would have a direct room with nobody else.
+            if key in self._taken:
+                raise ValueError("another site user has this name, but for its case.")
+            self._taken.add(key)
+        self._users.add(line.id)
+
     def _message(self, line: MessageLine) -> None:
         assert self._room is not None
         if line.seq != self._next or line.seq > self._room.last_seq:
@@ -158,10 +175,8 @@ class _Check:
         if self._pair is not None and people != self._pair:
             raise ValueError("this is not a message between the two users of the room.")
         for one in (line.sender, line.receiver):
-            if one is not None and not (
-                0 < len(one.name) <= users.MAX_NAME and "\0" not in one.name
-            ):
-                raise ValueError("a name has 1 to 32 characters.")
+            if one is not None:
+                _check_name(one.name)
         if line.milliseconds < self._newest:
             raise ValueError("sent_at goes backwards.")
         if not line.redacted:
@@ -169,3 +184,11 @@ class _Check:
         elif line.text:
             raise ValueError("a redacted message has no text.")
         self._next, self._newest = line.seq + 1, line.milliseconds
+
+
+# Most messages of a room are of the same few people.
+@lru_cache(maxsize=1024)
+def _check_name(name: str) -> None:
+    """Raise ValueError or NameRefused where nobody can have had this name."""
+    if users.checked(name) != name:
+        raise ValueError("the name is not in NFKC.")

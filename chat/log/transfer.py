@@ -93,15 +93,15 @@ async def publish(
 
 
 async def discard(database: Database, room_id: int) -> None:
-    """Take away what was staged; raise Unavailable."""
+    """Take away what was staged, unless it is a room by now; raise Unavailable."""
+    # Where the last step was not confirmed, it may have been made all the same.
+    staged = "room_id = :id AND NOT EXISTS (SELECT 1 FROM rooms WHERE id = :id)"
     while True:
-        rows = await database.rows(
-            "SELECT min(seq) FROM messages WHERE room_id = :id", {"id": room_id}
-        )
+        rows = await database.rows(f"SELECT min(seq) FROM messages WHERE {staged}", {"id": room_id})
         if rows[0][0] is None:
             return
         await database.change(
-            "DELETE FROM messages WHERE room_id = :id AND seq < :seq RETURNING seq",
+            f"DELETE FROM messages WHERE {staged} AND seq < :seq RETURNING seq",
             {"id": room_id, "seq": rows[0][0] + BATCH},
         )
         await asyncio.sleep(PAUSE)

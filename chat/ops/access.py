@@ -1,21 +1,26 @@
 """What Hypercorn writes into the log: one line a request, and no more than that for strangers.
 
 The access log can hold neither a query string, a Referer nor any other header, whatever its
-format says: tokens travel there. Nothing in a line can begin a new one. Set by `config.py`.
+format says: tokens travel there. Nothing in a line can begin a new one. Set by `config.py`, opened
+by `server.py`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from typing import Any
 from urllib.parse import quote
 
+from hypercorn.config import Config
 from hypercorn.logging import Logger
 from hypercorn.typing import ResponseSummary, WWWScope
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
+
+from chat.errors import SettingsError
 
 # What may stand in a path or a method as it is; the rest is percent-encoded.
 PLAIN = "/%:@!$&()*+,;=~[]"
@@ -68,3 +73,22 @@ class ServerLog(Logger):
             await self.debug(message, *args, **kwargs)
         else:
             await super().exception(message, *args, **kwargs)
+
+
+def open_logs(config: Config) -> None:
+    """Open what the settings name, before Hypercorn does; raise SettingsError.
+
+    Where the program has set up logging, Hypercorn's lines look like all others.
+    """
+    if logging.getLogger().handlers:
+        if config.accesslog == "-":
+            config.accesslog = logging.getLogger("hypercorn.access")
+        if config.errorlog == "-":
+            config.errorlog = logging.getLogger("hypercorn.error")
+    try:
+        _ = config.log
+    # What a `logconfig` holds can be wrong in many ways.
+    except Exception as error:
+        raise SettingsError(
+            f"accesslog, errorlog, loglevel or logconfig cannot be used: {error}."
+        ) from error

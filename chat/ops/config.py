@@ -6,6 +6,7 @@ ChatError; both are one sentence. How Hypercorn's log lines look is in `access.p
 
 from __future__ import annotations
 
+import re
 import socket
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,9 @@ DEFAULTS: Mapping[str, Any] = {
     "errorlog": "-",
 }
 FILE_NAME = "hypercorn.toml"
+# Settings that name a file to be read; the prefixes tell how `logconfig` is written.
+FILES = ("certfile", "keyfile", "ca_certs", "logconfig")
+PREFIXES = re.compile("^(json|toml):")
 
 # Milliseconds until unacknowledged bytes end a connection, and bytes of the kernel's send buffer.
 # Without the first a peer that never reads keeps its socket for ever after our close; with the
@@ -92,7 +96,20 @@ def _read(path: Path) -> dict[str, Any]:
                 raise SettingsError(f"{path}: {key} must be text, or a list of texts.")
         elif known is not None and not _fits(value, known):
             raise SettingsError(f"{path}: {key} must be like {known!r}, not {value!r}.")
+        elif key in FILES:
+            _check_file(path, key, value)
     return values
+
+
+def _check_file(path: Path, key: str, name: object) -> None:
+    # Python's own errors about certificates do not name the file.
+    if not isinstance(name, str):
+        raise SettingsError(f"{path}: {key} must be text, not {name!r}.")
+    try:
+        with open(PREFIXES.sub("", name), "rb"):
+            pass
+    except OSError as error:
+        raise SettingsError(f"{path}: {key} {name} cannot be read: {error.strerror}.") from error
 
 
 def _listed(value: object) -> list[object]:
@@ -149,7 +166,7 @@ def unusable(address: str, error: OSError) -> ChatError:
         return ChatError(
             f"Address {address} is in use; stop the other server or choose another PORT."
         )
-    return ChatError(f"Address {address} cannot be used: {error.strerror}.")
+    return ChatError(f"Address {address} cannot be used: {error.strerror or error}.")
 
 
 def address_of(sock: socket.socket) -> str:

@@ -29,6 +29,7 @@ from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 from chat.errors import ChatError, SettingsError
 from chat.ops import stream
 from chat.ops import workers as crew
+from chat.ops.access import open_logs
 from chat.ops.config import address_of, bound, host_and_port, unusable, url_of
 from chat.ops.config import load_config as load_config
 from chat.ops.peer import connected
@@ -115,10 +116,9 @@ def _work(
     # One worker, until a signal, or until the pipe `orphaned` ends. `ready` is called when it
     # listens, `failed` with a sentence where it cannot.
     stream.install()
-    _share_log(config)
-    addresses = ", ".join(config.bind)
+    addresses, others = ", ".join(config.bind), config.bind[len(sockets) :]
     config.workers = 1
-    config.bind = [f"fd://{sock.detach()}" for sock in sockets] + config.bind[len(sockets) :]
+    config.bind = [f"fd://{sock.detach()}" for sock in sockets] + others
     new_loop: Any = None
     if importlib.util.find_spec("uvloop"):
         import uvloop
@@ -126,6 +126,7 @@ def _work(
         new_loop = uvloop.new_event_loop
     lifespan = None
     try:
+        open_logs(config)
         with asyncio.Runner(loop_factory=new_loop) as runner:
             lifespan = Lifespan(app_factory())
             runner.run(_serve(lifespan, config, ready, orphaned))
@@ -134,12 +135,18 @@ def _work(
     except (LifespanFailureError, LifespanTimeoutError) as error:
         cause = lifespan.error if lifespan is not None else None
         return _failed(cause or error, failed)
+    except SSLError as error:
+        what = "certfile, keyfile, ca_certs or ciphers cannot be used"
+        return _failed(SettingsError(f"{what}: {error}."), failed)
     except OSError as error:
         if error.errno == EBADF:
             # uvloop only closes a socket that it cannot listen on: Hypercorn trips over that.
             error.errno = EADDRINUSE
-        in_use = error.errno == EADDRINUSE
-        return _failed(unusable(addresses, error) if in_use else error, failed)
+        if error.errno == EADDRINUSE:
+            return _failed(unusable(addresses, error), failed)
+        # Hypercorn binds these; the others were bound before.
+        of_them = others and error.filename is None
+        return _failed(unusable(", ".join(others), error) if of_them else error, failed)
     except Exception as error:
         # The factory's own fault: the last place that can make a sentence and a code of it.
         return _failed(error, failed)
@@ -259,15 +266,6 @@ class Lifespan:
         except Exception as error:
             self.error = error
             await send({"type": f"lifespan.{stage}.failed", "message": type(error).__name__})
-
-
-def _share_log(config: Config) -> None:
-    # Where the program has set up logging, Hypercorn's lines look like all others.
-    if logging.getLogger().handlers:
-        if config.accesslog == "-":
-            config.accesslog = logging.getLogger("hypercorn.access")
-        if config.errorlog == "-":
-            config.errorlog = logging.getLogger("hypercorn.error")
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
