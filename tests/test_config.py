@@ -76,6 +76,7 @@ def test_options_override_the_file() -> None:
         ("certfile = 5", "certfile must be text, not 5"),
         ("certfile = 'away.pem'", "certfile away.pem cannot be read: No such file or directory."),
         ("keyfile = '/'", "keyfile / cannot be read: Is a directory."),
+        ("certfile = 'hypercorn.toml'", "certfile needs the other of certfile and keyfile."),
         ("ca_certs = 'away.pem'", "ca_certs away.pem cannot be read: No such file"),
         ("logconfig = 'away.ini'", "logconfig away.ini cannot be read: No such file"),
         ("logconfig = 'toml:away'", "logconfig toml:away cannot be read: No such file"),
@@ -91,7 +92,9 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) 
 
 def test_files_that_are_there_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "hypercorn.toml"
-    path.write_text("certfile = 'hypercorn.toml'\nlogconfig = 'toml:hypercorn.toml'")
+    path.write_text(
+        "certfile = 'hypercorn.toml'\nkeyfile = 'hypercorn.toml'\nlogconfig = 'toml:hypercorn.toml'"
+    )
     loaded = load_config(path)
     assert (loaded.certfile, loaded.logconfig) == ("hypercorn.toml", "toml:hypercorn.toml")
 

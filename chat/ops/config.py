@@ -98,6 +98,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise SettingsError(f"{path}: {key} must be like {known!r}, not {value!r}.")
         elif key in FILES:
             _check_file(path, key, value)
+    if len(pair := {"certfile", "keyfile"} & values.keys()) == 1:
+        # Hypercorn would serve without TLS, and say nothing.
+        raise SettingsError(f"{path}: {pair.pop()} needs the other of certfile and keyfile.")
     return values
 
 
