@@ -131,8 +131,7 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     tasks.start("tending", lambda: tend(hub.members))
     tasks.start("presence", hub.presence.run)
     tasks.start("marks", marks.run)
-    if settings.retention_days:
-        tasks.start("retention", Retention(database, settings.retention_days, process).run)
+    tasks.start("retention", Retention(database, settings.retention_days, process).run)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Fixtures: servers that many tests share, because a start costs more than a test.
+"""Fixtures: servers that many tests share, because a start costs more than a test; and `check`.
 
 A test module that wants one says `pytest_plugins = ["tests.houses"]`. Users and rooms of each test
 have names of their own, so that tests never meet.
@@ -6,12 +6,15 @@ have names of their own, so that tests never meet.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
+from chat.__main__ import main
+from tests.checking import Check, lines
 from tests.people import FRIEND, NO_LIMITS, running
 from tests.servers import ChatServer, ForeignPostgres
 
@@ -37,3 +40,25 @@ async def big_server(
     async with running(tmp_path_factory.mktemp("server"), **settings) as server:
         yield server
     postgres_server.drop_database(database)
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Run it beside a server, in this process: a start costs more than all that it looks at.
+
+    Return the exit code, and what each line says, without the time.
+    """
+
+    async def run(server: ChatServer, *arguments: str) -> tuple[int, dict[str, str]]:
+        monkeypatch.chdir(server.folder)
+        for name in [name for name in os.environ if name.startswith("CHAT_")]:
+            monkeypatch.delenv(name)
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        arguments = ("healthcheck", "--url", server.url, *arguments)
+        code = await asyncio.to_thread(main, arguments)
+        said = capsys.readouterr()
+        assert said.err == ""
+        return code, lines(said.out)
+
+    return run

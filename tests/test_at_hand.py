@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,7 @@ from chat.log.migrations import upgrade
 from chat.protocol import direct_pair
 from chat.settings import Settings
 from tests.servers import SECRET_KEY, ChatServer, free_port
-from tests.storage import change, opened
+from tests.storage import change, draft, opened, repositories
 
 KEY = {"CHAT_SECRET_KEY": SECRET_KEY}
 
@@ -22,6 +27,26 @@ async def made(url: str) -> None:
     database = Database(url)
     await database.open()
     await database.close()
+
+
+async def altered(url: str, sql: str) -> None:
+    async with opened(url) as database, database.transaction() as raw:
+        await raw.execute(sql)
+
+
+@contextmanager
+def somebody_else(folder: Path) -> Iterator[None]:
+    """Be a user for a while who may not look into the folder."""
+    if os.geteuid() != 0:
+        folder.chmod(0)
+    else:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        folder.chmod(0o700)
 
 
 @pytest.fixture(autouse=True)
@@ -94,15 +119,51 @@ async def test_a_folder_that_this_user_cannot_enter_is_told(folder: Path) -> Non
     assert "From here it cannot be opened: Permission denied." in ended.stdout
 
 
-async def test_a_database_that_takes_no_writes_is_told(
-    postgres_url: str,
-) -> None:
-    await made(postgres_url)
-    database = Database(postgres_url)
-    await database.open()
-    name = postgres_url.rpartition("/")[2]
-    await database.change(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    await database.close()
-    environ = {"CHAT_DATABASE_URL": postgres_url, **KEY}
-    with pytest.raises(Failing, match="From here it "):
+async def test_a_database_that_takes_no_writes_is_told(database_url: str) -> None:
+    await made(database_url)
+    # Only messages: everything else about it is well.
+    for sql in (
+        ["CREATE TRIGGER full BEFORE INSERT ON messages BEGIN SELECT RAISE(ABORT, 'full'); END"]
+        if database_url.startswith("sqlite")
+        else [
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
+            " AS $$ BEGIN RAISE EXCEPTION 'full'; END $$",
+            'CREATE TRIGGER "full" BEFORE INSERT ON messages EXECUTE FUNCTION refuse()',
+        ]
+    ):
+        await altered(database_url, sql)
+    environ = {"CHAT_DATABASE_URL": database_url, **KEY}
+    with pytest.raises(Failing, match="From here it takes no messages: "):
         await at_hand(Settings.load(environ), environ)
+
+
+async def test_a_user_that_is_disabled_and_the_end_of_its_room_are_told(database_url: str) -> None:
+    await made(database_url)
+    environ = {"CHAT_DATABASE_URL": database_url, **KEY}
+    entry = (await at_hand(Settings.load(environ), environ)).entry
+    assert entry is not None
+    assert (entry.since, entry.epoch, entry.disabled) == (None, None, False)
+    async with repositories(database_url, 1) as [log]:
+        room = await log.make_room(entry.room)
+        await log.append([draft(room), draft(room)])
+    await altered(database_url, "UPDATE users SET disabled_at = 1 WHERE name = 'healthcheck'")
+    entry = (await at_hand(Settings.load(environ), environ)).entry
+    assert entry is not None
+    assert (entry.since, entry.epoch, entry.disabled) == (2, room.epoch, True)
+
+
+async def test_a_key_in_another_users_folder_is_not_at_hand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Not below pytest's own folders, into which nobody else may look.
+    with tempfile.TemporaryDirectory() as name:
+        monkeypatch.chdir(name)
+        await made("sqlite:///chat.db")
+        Path("var").mkdir(mode=0o700)
+        Path("var/secret_key").write_text("a-key-that-is-long-enough")
+        for path in (Path(), *Path().glob("*.db*")):
+            path.chmod(0o777)
+        environ = {"CHAT_DATABASE_URL": "sqlite:///chat.db"}
+        with somebody_else(Path("var")):
+            assert await at_hand(Settings.load(environ), environ) == (True, None)
+        monkeypatch.undo()

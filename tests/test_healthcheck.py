@@ -4,67 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 
 from chat.__main__ import main
+from tests.checking import (
+    ALL_OK,
+    WELL,
+    Check,
+    answer,
+    lines,
+    pretender,
+    proxy,
+    without_upgrade,
+    words,
+)
 from tests.conftest import ChatServerFactory
 from tests.people import API_KEY, execute, guest
-from tests.servers import ChatServer, PostgresServer, RedisServer, free_port
+from tests.servers import ROOT, ChatServer, PostgresServer, RedisServer, free_port
+from tests.tls import tls_proxy
 
 pytest_plugins = ["tests.houses"]
 
-Check = Callable[..., Awaitable[tuple[int, dict[str, str]]]]
-
 # Seconds from the start of the command to its end, whatever hangs.
 MOST = 10.0
-
-
-@pytest.fixture
-def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
-    """Run it beside a server, in this process: a start costs more than all that it looks at.
-
-    Return the exit code, and what each line says, without the time.
-    """
-
-    async def run(server: ChatServer, *arguments: str) -> tuple[int, dict[str, str]]:
-        monkeypatch.chdir(server.folder)
-        for name in [name for name in os.environ if name.startswith("CHAT_")]:
-            monkeypatch.delenv(name)
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        arguments = ("healthcheck", "--url", server.url, *arguments)
-        code = await asyncio.to_thread(main, arguments)
-        said = capsys.readouterr()
-        assert said.err == ""
-        return code, lines(said.out)
-
-    return run
-
-
-def lines(text: str) -> dict[str, str]:
-    """Return what is said of each check, after a look at its form."""
-    found = {}
-    for line in text.splitlines():
-        match = re.fullmatch(r"([a-z ]+?) +(ok|fail) +\d+ ms  (\S.*)", line)
-        assert match, line
-        found[match[1]] = f"{match[2]}: {match[3]}"
-    return found
-
-
-def words(said: dict[str, str]) -> dict[str, str]:
-    return {name: sentence.partition(":")[0] for name, sentence in said.items()}
-
-
-ALL_OK = {"http": "ok", "websocket": "ok", "database": "ok", "relay": "ok"}
 
 
 async def test_a_chat_that_is_well(server: ChatServer, check: Check) -> None:
@@ -174,13 +144,28 @@ async def test_a_database_and_a_relay_that_are_away(
     assert re.match(r"fail: The chat has lost it \(.+\): messages arrive up to", said["relay"])
     own_redis.start()
     await server.wait_for_log("Relay restored")
+    # As the chat itself sees it, where none is at hand.
+    elsewhere = ChatServer(server.folder, {"CHAT_SECRET_KEY": None}, port=server.port)
+    admin = await asyncpg.connect(own_postgres.url)
+    for state in ("on", "off"):
+        await admin.execute(f"ALTER DATABASE postgres SET default_transaction_read_only = {state}")
+        # As a server that became a replica's does.
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        if state == "on":
+            code, said = await check(elsewhere)
+            assert (code, words(said)) == (1, ALL_OK | {"database": "fail"})
+            assert said["database"] == (
+                "fail: The chat says of it: it is read-only. Is it a replica, or set to read-only?"
+            )
+    await admin.close()
     own_postgres.stop()
     code, said = await check(server)
     assert (code, words(said)) == (1, ALL_OK | {"database": "fail"})
     assert said["database"].startswith("fail: From here it cannot be opened: ")
     assert said["websocket"].endswith("no message sent: see the line database")
-    # As the chat itself sees it, where none is at hand.
-    elsewhere = ChatServer(server.folder, {"CHAT_SECRET_KEY": None}, port=server.port)
     code, said = await check(elsewhere)
     assert (code, words(said)) == (1, ALL_OK | {"database": "fail"})
     assert said["database"].startswith("fail: The chat says of it: it cannot be reached. Does it")
@@ -215,45 +200,94 @@ async def test_tables_that_somebody_locks_are_given_up_in_time(
     assert "does somebody lock its tables?" in lines(ended.stdout)["database"]
 
 
+# --- Something else, or only half of it
+
+
+def without_key(folder: Path, port: int) -> ChatServer:
+    """What a check has at hand that runs elsewhere: nothing but the address."""
+    return ChatServer(folder, {"CHAT_SECRET_KEY": None}, port=port)
+
+
+@pytest.mark.parametrize(
+    ("path", "page", "line", "sentence"),
+    [
+        ("/healthz", "", "http", "It answers 404 for /healthz: is that Tertulia?"),
+        ("/healthz", "hello", "http", "Something answers, but not as Tertulia does"),
+        ("/readyz", "hello", "http", "/healthz answers, but /readyz not as Tertulia's does."),
+        ("/readyz", '{"checks":{}}', "http", "/healthz answers, but /readyz not as Tertulia's"),
+        (
+            "/readyz",
+            WELL["/readyz"].replace('"failed":[]', '"failed":["ticker","writer"]'),
+            "http",
+            "It answers, but its tasks died or hang (ticker, writer): look for ERROR lines",
+        ),
+        (
+            "/readyz",
+            WELL["/readyz"].replace('"ok"', '"unavailable","reason":"is its disk full?"', 1),
+            "database",
+            "The chat says of it: is its disk full?",
+        ),
+    ],
+)
+async def test_pages_that_are_not_those_of_a_chat_that_is_well(
+    path: str, page: str, line: str, sentence: str, check: Check, tmp_path: Path
+) -> None:
+    async with pretender(WELL | {path: page}) as port:
+        code, said = await check(without_key(tmp_path, port))
+    assert code == 1
+    assert said[line].startswith(f"fail: {sentence}")
+
+
+async def test_a_worker_that_does_not_say_how_it_is_fails_though_another_one_answers(
+    server: ChatServer, check: Check
+) -> None:
+    async with proxy(server, lambda head: None if b" /readyz " in head else head) as url:
+        code, said = await check(server, "--url", url)
+    assert (code, words(said)) == (1, ALL_OK | {"http": "fail", "relay": "fail"})
+    assert said["http"] == (
+        "fail: /healthz answers, /readyz does not within 3 s: does one of several workers hang?"
+    )
+    assert said["relay"].endswith("see the line http.")
+
+
+# --- Under a path
+
+
+async def test_a_chat_under_a_path_is_asked_there_also_through_a_proxy_of_that_path_only(
+    chat_server: ChatServerFactory, check: Check, tmp_path: Path
+) -> None:
+    text = (ROOT / "hypercorn.toml").read_text(encoding="utf-8")
+    (tmp_path / "hypercorn.toml").write_text(f'root_path = "/talk"\n{text}', encoding="utf-8")
+    server = await chat_server()
+
+    def only_talk(head: bytes) -> bytes:
+        return head if head.startswith(b"GET /talk/") else answer(404)
+
+    async with proxy(server, only_talk) as url:
+        at_path = ("--url", f"{server.url}/talk", "--proxy-url")
+        code, said = await check(server, *at_path, f"{url}/talk/")
+        assert (code, words(said)) == (0, ALL_OK | {"proxy http": "ok", "proxy websocket": "ok"})
+        for line in ("websocket", "proxy websocket"):
+            assert "a message went round" in said[line]
+        code, said = await check(server, *at_path, url)
+    # The node itself answers without it, too.
+    assert (await check(server))[0] == 0
+    both = {"proxy http": "fail", "proxy websocket": "fail"}
+    assert (code, words(said)) == (1, ALL_OK | both)
+    assert "The proxy answers 404 for /healthz" in said["proxy http"]
+    assert said["proxy websocket"].endswith("handshake: does it pass this path on?")
+
+
+async def test_a_path_that_the_chat_is_not_served_under_is_no_chat(
+    server: ChatServer, check: Check
+) -> None:
+    code, said = await check(server, "--url", f"{server.url}/talk")
+    assert code == 1
+    assert said["http"].startswith("fail: It answers 404 for /talk/healthz: is that Tertulia?")
+    assert said["websocket"].startswith("fail: It answers HTTP 403 to a WebSocket handshake")
+
+
 # --- Through a proxy
-
-
-@asynccontextmanager
-async def proxy(server: ChatServer, pass_on: Callable[[bytes], bytes]) -> AsyncIterator[str]:
-    """A proxy that changes each request's head as it likes; an answer of its own ends in b""."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = pass_on(await reader.readuntil(b"\r\n\r\n"))
-        behind, before = await asyncio.open_connection("127.0.0.1", server.port)
-        before.write(head)
-
-        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            while data := await source.read(65536):
-                target.write(data)
-            target.close()
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(copy(reader, before))
-                tasks.create_task(copy(behind, writer))
-        except* ConnectionError:
-            pass
-        finally:
-            writer.close()
-            before.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with listening:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-
-
-def without_upgrade(head: bytes) -> bytes:
-    kept = [
-        line
-        for line in head.split(b"\r\n")
-        if not line.lower().startswith((b"upgrade:", b"connection:", b"sec-websocket"))
-    ]
-    return b"\r\n".join([*kept[:-2], b"Connection: close", b"", b""])
 
 
 async def test_a_proxy_that_passes_all_on(server: ChatServer, check: Check) -> None:
@@ -273,3 +307,52 @@ async def test_a_proxy_that_drops_upgrade_is_told_from_one_that_is_away(
     code, said = await check(server, "--proxy-url", url)
     assert (code, words(said)) == (1, ALL_OK | {"proxy http": "fail", "proxy websocket": "fail"})
     assert "does the proxy run, and is this its address?" in said["proxy http"]
+
+
+async def test_a_proxy_that_does_not_reach_the_chat_is_told_from_one_that_hangs(
+    server: ChatServer, check: Check
+) -> None:
+    async with proxy(server, lambda head: answer(502)) as url:
+        code, said = await check(server, "--proxy-url", url)
+    both = {"proxy http": "fail", "proxy websocket": "fail"}
+    assert (code, words(said)) == (1, ALL_OK | both)
+    for line in both:
+        assert said[line].startswith("fail: The proxy answers 502: it does not reach the chat.")
+    async with proxy(server, lambda head: None) as url:
+        code, said = await check(server, "--proxy-url", url)
+    assert (code, words(said)) == (1, ALL_OK | both)
+    assert said["proxy http"].startswith("fail: The proxy takes the connection and does not")
+    assert "see the lines proxy http and database" in said["proxy websocket"]
+
+
+async def test_a_proxy_that_sends_on_to_another_address_is_told_by_that_one(
+    server: ChatServer, check: Check
+) -> None:
+    def send_on(head: bytes) -> bytes:
+        path = head.split()[1].decode()
+        return answer(308, Location=f"https://chat.example.org{path}")
+
+    async with proxy(server, send_on) as url:
+        code, said = await check(server, "--proxy-url", url)
+    assert code == 1
+    for line in ("proxy http", "proxy websocket"):
+        assert said[line] == (
+            "fail: The proxy sends on to https://chat.example.org: give that address."
+        )
+
+
+async def test_a_certificate_that_nobody_knows_is_taken_once_its_signer_is_named(
+    server: ChatServer, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    async with tls_proxy(server.port, tmp_path) as front:
+        url = f"https://127.0.0.1:{front.port}"
+        code, said = await check(server, "--proxy-url", url)
+        assert code == 1
+        for line in ("proxy http", "proxy websocket"):
+            assert said[line].startswith("fail: The proxy cannot be trusted: ")
+            assert "SSL_CERT_FILE may name the file" in said[line]
+        monkeypatch.setenv("SSL_CERT_FILE", str(front.authority))
+        code, said = await check(server, "--proxy-url", url)
+    assert (code, words(said)) == (0, ALL_OK | {"proxy http": "ok", "proxy websocket": "ok"})
+    assert "a message went round" in said["proxy websocket"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 
 import pytest
 
 from chat.commands import Impossible
+from chat.commands import place as module
 from chat.commands.place import Failing, Place, ask
 from tests.servers import free_port
 
@@ -21,6 +23,9 @@ from tests.servers import free_port
         ("http://b:81", ("b", 81), "b:81", "ws://b:81/ws/chat/r/"),
         ("http://0.0.0.0:81", ("127.0.0.1", 81), "127.0.0.1:81", "ws://127.0.0.1:81/ws/chat/r/"),
         ("http://[::]:81", ("::1", 81), "[::1]:81", "ws://[::1]:81/ws/chat/r/"),
+        ("http://a/", ("a", 80), "a", "ws://a/ws/chat/r/"),
+        ("http://a/talk/", ("a", 80), "a", "ws://a/talk/ws/chat/r/"),
+        ("https://a/más/talk", ("a", 443), "a", "wss://a/m%C3%A1s/talk/ws/chat/r/"),
     ],
 )
 def test_an_address_is_read(url: str, at: tuple[str, int], host: str, room: str) -> None:
@@ -47,15 +52,18 @@ def test_the_chat_is_asked_by_a_name_that_it_serves() -> None:
 def test_each_status_in_place_of_a_handshake_has_its_advice() -> None:
     chat, proxy = Place.of("http://127.0.0.1", ["127.0.0.1"]), Place.of("http://127.0.0.1")
     for place, status, advice in (
-        (chat, 400, "It does not serve the name 127.0.0.1: look at CHAT_ALLOWED_HOSTS"),
-        (proxy, 400, "The proxy does not serve the name"),
         (proxy, 502, "it does not reach the chat"),
         (proxy, 503, "it does not reach the chat"),
+        (proxy, 504, "it does not reach the chat"),
         (chat, 503, "it is being stopped, or too many come at once"),
-        (proxy, 404, "does not pass Upgrade on"),
+        (proxy, 426, "does not pass Upgrade on"),
+        (proxy, 401, "it asks for a password"),
+        (proxy, 404, "does it pass this path on"),
         (chat, 404, "is it Tertulia, and not a proxy"),
     ):
         assert advice in place.refusal(status)
+    # A page that the chat says is not there: it was asked, but not for a socket.
+    assert "does not pass Upgrade on" in proxy.refusal(404, no_page=True)
 
 
 @asynccontextmanager
@@ -75,6 +83,19 @@ async def answering(raw: bytes) -> AsyncIterator[Place]:
     [
         (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", "answers 404 for /x: is that Tertulia"),
         (b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n", "does not reach the chat"),
+        (b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n", "does not serve the name 127.0.0.1"),
+        (
+            b"HTTP/1.1 301 No\r\nLocation: https://a.example/x\r\nContent-Length: 0\r\n\r\n",
+            "The proxy sends on to https://a.example: give that address.",
+        ),
+        (
+            b"HTTP/1.1 302 No\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n",
+            r"The proxy sends on to http://127.0.0.1:\d+/login: is that Tertulia\?",
+        ),
+        (
+            b"HTTP/1.1 302 No\r\nLocation: /\x9b1m\r\nContent-Length: 0\r\n\r\n",
+            r"/\\x9b1m: is that Tertulia\?",
+        ),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "does not speak HTTP"),
         (b"", "does not speak HTTP"),
     ],
@@ -103,3 +124,20 @@ async def test_where_nobody_is_to_be_found_it_says_what_to_look_at() -> None:
         secure = Place.of(place.url.replace("http", "https"))
         with pytest.raises(Failing, match="cannot be trusted: "):
             await ask(secure, "/")
+
+
+async def test_who_takes_no_connection_is_told_from_who_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_LIMIT", 0.2)
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as full, ExitStack() as stack:
+        port = full.getsockname()[1]
+        # Those that wait to be accepted fill it; from then on nobody gets in.
+        for _ in range(3):
+            waiting = stack.enter_context(closing(socket.socket()))
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        url = f"http://127.0.0.1:{port}"
+        for place, who in ((Place.of(url), "The proxy"), (Place.of(url, ["127.0.0.1"]), "It")):
+            with pytest.raises(Failing, match=f"^{who} does not take the connection"):
+                await ask(place, "/")

@@ -14,9 +14,10 @@ from chat.log import retention as module
 from chat.log.database import Database
 from chat.log.redactions import of_room, redact
 from chat.log.repository import Repository, Room
-from chat.log.retention import BATCH, DAY, Lost, Retention
+from chat.log.retention import BATCH, CHECKERS, DAY, Lost, Retention
+from chat.log.users import Users
 from tests.conftest import ChatServerFactory
-from tests.people import NO_LIMITS, execute, site, until
+from tests.people import NO_LIMITS, execute, lines_with, site, until
 from tests.storage import change, draft, repositories, seqs
 
 DAYS = 30
@@ -90,6 +91,42 @@ async def test_what_was_redacted_and_is_trimmed_is_noted_no_more(database_url: s
         await Retention(log.database, DAYS, "here").sweep()
         assert await of_room(log.database, lobby.id, 10) == [5]
         assert await of_room(log.database, other.id, 10) == [1]
+
+
+@pytest.mark.parametrize("days", [0, DAYS])
+async def test_of_what_health_checks_say_a_day_is_kept_whatever_the_setting(
+    days: int, database_url: str
+) -> None:
+    async with repositories(database_url, 1) as [log]:
+        await a_room_of(log, "lobby", 3, 2)
+        users = Users(log.database)
+        await users.site_user("maria")
+        one, other = [await users.site_user(name) for name in CHECKERS[::-1]]
+        await a_room_of(log, f"dm.{one.id - 1}.{other.id}", 3, 2)
+        checks = await a_room_of(log, f"dm.{one.id}.{other.id}", 5, 0)
+        await age(log.database, checks, 4, 0.99)
+        await age(log.database, checks, 2, 1.01)
+        retention = Retention(log.database, days, "here")
+        for _ in range(2):
+            await retention.sweep()
+            assert await state(log, checks.name) == (3, 5, [3, 4, 5])
+        left = (1, 3, [1, 2, 3]) if not days else (3, 3, [3])
+        for name in ("lobby", f"dm.{one.id - 1}.{other.id}"):
+            assert await state(log, name) == left
+        # They are not among those that the log's line counts.
+        assert retention.trimmed == (4 if days else 0)
+
+
+async def test_where_nothing_is_too_old_nothing_is_written(database_url: str) -> None:
+    async with repositories(database_url, 1) as [log]:
+        await a_room_of(log, "lobby", 3, 0)
+        one, other = [await Users(log.database).site_user(name) for name in CHECKERS]
+        for days in (0, DAYS):
+            await Retention(log.database, days, "here").sweep()
+        await a_room_of(log, f"dm.{one.id}.{other.id}", 3, 0)
+        for days in (0, DAYS):
+            await Retention(log.database, days, "here").sweep()
+        assert await log.database.rows("SELECT name FROM chores") == []
 
 
 async def test_a_room_whose_messages_are_all_trimmed_is_in_no_list(database_url: str) -> None:
@@ -167,6 +204,21 @@ async def test_a_log_that_was_put_back_meanwhile_keeps_its_beginning(database_ur
 
 
 # --- Beside those who talk
+
+
+async def test_a_node_trims_what_health_checks_left_though_all_is_kept_for_ever(
+    chat_server: ChatServerFactory,
+) -> None:
+    server = await chat_server()
+    for _ in range(2):
+        await server.says("healthcheck", "--url", server.url)
+    await server.stop()
+    execute(server, "UPDATE messages SET sent_at = ? WHERE seq = 1", now() - 2 * DAY)
+    await server.start()
+    seqs = "SELECT m.seq FROM messages m JOIN rooms r ON r.id = m.room_id AND r.name LIKE 'dm.%'"
+    await until(lambda: execute(server, seqs) == [(2,)])
+    assert execute(server, "SELECT first_seq FROM rooms WHERE name LIKE 'dm.%'") == [(2,)]
+    assert not lines_with(server, "Trimmed")
 
 
 async def fill(log: Repository, count: int) -> None:

@@ -314,11 +314,17 @@ async def test_a_refused_socket_leaves_no_trace_of_a_room(server: ChatServer) ->
     assert not execute(server, "SELECT 1 FROM rooms WHERE name = ?", room)
 
 
+def unknown_to(server: ChatServer) -> list[str]:
+    """The warnings of people who are not known."""
+    lines = lines_with(server, "Unauthenticated user trying to connect to chat")
+    return [line for line in lines if " WARNING " in line]
+
+
 async def test_each_refusal_is_one_line_of_the_log(server: ChatServer) -> None:
     room, mine = a_room(), a_room()
     bound = await site(server, room=mine)
     host, origin = f"{a_name()}.example", f"https://{a_name()}.example"
-    before = len(lines_with(server, "Unauthenticated user trying to connect to chat"))
+    before = len(unknown_to(server))
     await shake(server, room, {"Host": host})
     await shake(server, room, {"Origin": origin})
     await refused(server, room)
@@ -333,9 +339,27 @@ async def test_each_refusal_is_one_line_of_the_log(server: ChatServer) -> None:
     ):
         (line,) = [line for line in lines if text in line]
         assert " WARNING " in line
-    unknown = lines_with(server, "WARNING")
-    unknown = [line for line in unknown if "Unauthenticated user trying to connect" in line]
-    assert len(unknown) == before + 1
+    assert len(unknown_to(server)) == before + 1
+
+
+async def test_a_health_check_is_refused_without_a_warning_and_who_tries_a_secret_with_one(
+    server: ChatServer,
+) -> None:
+    before, marker = len(unknown_to(server)), f"Host {a_name()}.example"
+    text = "INFO .* Unauthenticated user trying to connect to chat"
+    told = len(re.findall(text, server.log))
+    await refused(server, "healthcheck")
+    secrets: list[tuple[str, dict[str, str]]] = [
+        ("?token=wrong", {}),
+        ("", {"Authorization": "Bearer wrong"}),
+        ("", {"Cookie": "session=wrong"}),
+    ]
+    for query, headers in secrets:
+        await refused(server, "healthcheck", query, headers)
+    await shake(server, "lobby", {"Host": marker.split()[1]})
+    await server.wait_for_log(marker)
+    assert len(re.findall(text, server.log)) == told + 1
+    assert len(unknown_to(server)) == before + 3
 
 
 async def test_who_comes_and_goes_is_logged_with_the_code(server: ChatServer) -> None:

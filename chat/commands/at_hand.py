@@ -1,7 +1,7 @@
 """The chat from within, for `healthcheck.py`: the database and the key, where they are at hand.
 
-The tables are left as they are. Where the key is there, too, two site users are made whose direct
-room no list shows to anybody else, and a token for it.
+The tables are left as they are. Where the key is there, too, two site users are made, and a token
+for their direct room, which nobody else may enter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from chat.log.database import Database
 from chat.log.faults import FAULTS, describe
 from chat.log.migrations import is_newer, standing
 from chat.log.repository import Repository
+from chat.log.retention import CHECKERS
 from chat.log.users import Users
 from chat.log.writer import Writer
 from chat.ops.secret import kept_key, with_secret_key
@@ -23,7 +24,6 @@ from chat.settings import Settings
 from chat.web.identity import Identities
 
 WRITE_LIMIT = 3.0  # seconds; the check has four for everything
-USERS = ("healthcheck", "healthcheck-peer")
 TOKEN_TTL = 60  # seconds
 
 
@@ -32,6 +32,11 @@ class Entry(NamedTuple):
 
     token: str
     room: str
+    # Where its log ends, of which epoch; None where nobody was there yet.
+    since: int | None
+    epoch: str | None
+    # Whether the user of the token may not enter.
+    disabled: bool
 
 
 class AtHand(NamedTuple):
@@ -64,8 +69,8 @@ async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
         )
     if current != newest:
         raise Failing(
-            f"Its tables are at step {current}, not {newest}: the next start of a node with this"
-            " version brings them up to date."
+            f"Its tables are at step {current or 'none'}, not {newest}: the next start of a node"
+            " with this version brings them up to date."
         )
     database = Database(settings.database_url)
     try:
@@ -87,7 +92,10 @@ async def _entry(settings: Settings, database: Database) -> Entry | None:
     except SettingsError:
         return None  # it is somebody else's
     users = Users(database)
-    one, other = [await users.site_user(name) for name in USERS]
+    one, other = [await users.site_user(name) for name in CHECKERS]
     low, high = sorted((one.id, other.id))
     room = f"dm.{low}.{high}"
-    return Entry(Identities(settings, users).mint(one, room, TOKEN_TTL)[0], room)
+    token, _ = Identities(settings, users).mint(one, room, TOKEN_TTL)
+    found = await Repository(database).find_room(room)
+    since, epoch = (found.last_seq, found.epoch) if found else (None, None)
+    return Entry(token, room, since, epoch, one.disabled_at is not None)

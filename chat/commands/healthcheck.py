@@ -2,7 +2,7 @@
 
 A line for each check, with its time and, where it fails, a sentence of advice. It changes nothing
 but this: where the key and the database are at hand, two site users of its own exist afterwards,
-and a message more in their direct room, which no list shows to anybody else.
+and a message more in their direct room, which is kept for a day (`log/retention.py`).
 """
 
 from __future__ import annotations
@@ -13,37 +13,31 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
-from chat.client import Refused, Room
 from chat.commands import DEFAULT_URL
 from chat.commands.at_hand import AtHand, at_hand
+from chat.commands.knock import Knock
 from chat.commands.place import Failing, Place, ask
-from chat.link import GIVEN_UP, Link
-from chat.protocol import CloseCode
 from chat.settings import Settings
 
 # Seconds for one check, and for all of them, which run side by side: with the start of Python on a
 # busy machine they must end within ten.
 STEP_LIMIT, LIMIT = 4.0, 5.0
+READY_LIMIT = 3.0  # seconds for the answer of `/readyz`, which is due within two
 
 NOT_KNOWN = "Not known, as the chat does not tell: see the line http."
-# What is said of a check that gets no answer.
-SILENT = {
-    "http": "It takes the connection and does not answer: the process hangs, or has too much to do;"
-    " look at its log.",
-    "websocket": "There is no answer: see the lines http and database; if they are ok, something"
-    " between holds the socket's frames back.",
-    "database": "There is no answer from it: is it overloaded, or does somebody lock its tables?",
-    "relay": NOT_KNOWN,
+DATABASE_SILENT = "There is no answer from it: is it overloaded, or does somebody lock its tables?"
+# What to do about a reason that `/readyz` gives.
+AWAY = "Does it run where CHAT_DATABASE_URL says?"
+DATABASE_ADVICE = {
+    "it is read-only": "Is it a replica, or set to read-only?",
+    "it cannot be reached": AWAY,
+    "it does not answer in time": AWAY,
 }
-OTHER_KEY = (
-    "It does not take a token made here: CHAT_SECRET_KEY and CHAT_DATABASE_URL must be those that"
-    " it was started with."
-)
 
 
 class Finding(NamedTuple):
@@ -51,6 +45,14 @@ class Finding(NamedTuple):
     ok: bool
     ms: float
     said: str
+
+
+class Question(NamedTuple):
+    """One of our checks: it returns what to say, or raises Failing with a sentence of advice."""
+
+    answer: Awaitable[str]
+    # What to say where it takes too long.
+    silence: Callable[[], str]
 
 
 class Check(msgspec.Struct):
@@ -116,42 +118,45 @@ async def _findings(
     """Return what was found, in the order to be told, and whether something hangs still."""
     ready = asyncio.create_task(_ready(place))
     own = asyncio.create_task(at_hand(settings, os.environ))
-    checks: dict[str, Coroutine[Any, Any, str]] = {
-        "http": _http(place, ready),
-        "websocket": _websocket(place, own),
-        "database": _database(ready, own),
-        "relay": _relay(ready),
+    knock = Knock(place, "http")
+    questions = {
+        "http": Question(_http(place, ready), lambda: _hangs(place)),
+        "websocket": Question(knock.run(own), lambda: knock.silence),
+        "database": Question(_database(ready, own), lambda: DATABASE_SILENT),
+        "relay": Question(_relay(ready), lambda: NOT_KNOWN),
     }
     if proxy is not None:
-        checks |= {"proxy http": _http(proxy), "proxy websocket": _websocket(proxy, own)}
-    tasks = [asyncio.create_task(_timed(name, check)) for name, check in checks.items()]
-    _, hanging = await asyncio.wait([*tasks, ready, own], timeout=LIMIT)
+        through = Knock(proxy, "proxy http")
+        questions |= {
+            "proxy http": Question(_http(proxy), lambda: _hangs(proxy)),
+            "proxy websocket": Question(through.run(own), lambda: through.silence),
+        }
+    tasks = [asyncio.create_task(_timed(name, one)) for name, one in questions.items()]
+    done, hanging = await asyncio.wait([*tasks, ready, own], timeout=LIMIT)
+    for task in done:
+        task.exception()  # of `ready` and `own` nobody may have asked for it
     return [
-        _silent(name, LIMIT) if task in hanging else task.result()
-        for name, task in zip(checks, tasks, strict=True)
+        Finding(name, False, LIMIT * 1000, question.silence()) if task in hanging else task.result()
+        for (name, question), task in zip(questions.items(), tasks, strict=True)
     ], bool(hanging)
 
 
-async def _timed(name: str, check: Awaitable[str]) -> Finding:
+async def _timed(name: str, question: Question) -> Finding:
     began = time.monotonic()
     try:
         async with asyncio.timeout(STEP_LIMIT):
-            ok, said = True, await check
+            ok, said = True, await question.answer
     except Failing as failing:
         ok, said = False, str(failing)
     except TimeoutError:
-        return _silent(name, time.monotonic() - began)
+        ok, said = False, question.silence()
     return Finding(name, ok, (time.monotonic() - began) * 1000, said)
 
 
-def _silent(name: str, seconds: float) -> Finding:
-    return Finding(name, False, seconds * 1000, SILENT[name.split()[-1]])
+# --- The checks
 
 
-# --- The checks: each returns what to say, or raises Failing with a sentence of advice
-
-
-async def _http(place: Place, ready: asyncio.Task[Report | None] | None = None) -> str:
+async def _http(place: Place, ready: asyncio.Task[Report] | None = None) -> str:
     body = await ask(place, "/healthz")
     if body != b'{"status":"ok"}':
         raise Failing(f"Something answers, but not as Tertulia does: is {place.url} its address?")
@@ -164,60 +169,36 @@ async def _http(place: Place, ready: asyncio.Task[Report | None] | None = None) 
     return "answers"
 
 
-async def _websocket(place: Place, own: asyncio.Task[AtHand]) -> str:
-    async def leave(link: Link) -> None:
-        await link.close()
-
-    link = Link(None, {}, lambda frame: None, leave, place.at)
-    code, reason = await link.run(place.room("healthcheck"))
-    if link.joined_at is not None:
-        raise Failing("It lets in who has no token and no cookie: is that Tertulia?")
-    if link.status is not None:
-        raise Failing(place.refusal(link.status))
-    if code == GIVEN_UP:
-        raise Failing(f"There is no handshake: {reason}; see the line http.")
-    if code != CloseCode.UNAUTHENTICATED:
-        raise Failing(f"It closes with {code} who has no token, and not with 4401: {reason}.")
-    closed = "who has no token is closed with 4401"
-    try:
-        entry = (await asyncio.shield(own)).entry
-    except Failing:
-        return f"{closed}; no message sent: see the line database"
-    if entry is None:
-        return f"{closed}; no message sent: no key and database are at hand"
-    try:
-        async with Room(place.room(entry.room), token=entry.token, at=place.at) as room:
-            began = time.monotonic()
-            ack = await room.send("healthcheck")
-            async for message in room:
-                if message.seq == ack.seq:
-                    break
-            spent = (time.monotonic() - began) * 1000
-    except Refused as refused:
-        raise Failing(OTHER_KEY) from refused
-    return f"{closed}; a message went round in {spent:.0f} ms"
+def _hangs(place: Place) -> str:
+    what = (
+        "it hangs, or the chat behind it does; see the line http"
+        if place.is_proxy
+        else "the process hangs, or has too much to do; look at its log"
+    )
+    return f"{place.who} takes the connection and does not answer: {what}."
 
 
-async def _database(ready: asyncio.Task[Report | None], own: asyncio.Task[AtHand]) -> str:
+async def _database(ready: asyncio.Task[Report], own: asyncio.Task[AtHand]) -> str:
     tried = (await asyncio.shield(own)).database
-    report = await asyncio.shield(ready)
-    if report is None and tried:
-        return "reachable, migrated and writable from here; the chat itself does not tell"
-    if report is None:
-        raise Failing(NOT_KNOWN)
+    try:
+        report = await asyncio.shield(ready)
+    except Failing as failing:
+        if tried:
+            return "reachable, migrated and writable from here; the chat itself does not tell"
+        raise Failing(NOT_KNOWN) from failing
     check = report.checks["database"]
     if check.status != "ok":
-        raise Failing(
-            f"The chat says of it: {check.reason}. Does it run where CHAT_DATABASE_URL says, and"
-            " has it room on its disk?"
-        )
+        # One that is not listed asks for itself.
+        advice = DATABASE_ADVICE.get(check.reason)
+        raise Failing(f"The chat says of it: {check.reason}" + (f". {advice}" if advice else ""))
     return "reachable, migrated and writable"
 
 
-async def _relay(ready: asyncio.Task[Report | None]) -> str:
-    report = await asyncio.shield(ready)
-    if report is None:
-        raise Failing(NOT_KNOWN)
+async def _relay(ready: asyncio.Task[Report]) -> str:
+    try:
+        report = await asyncio.shield(ready)
+    except Failing as failing:
+        raise Failing(NOT_KNOWN) from failing
     check = report.checks["relay"]
     if check.status != "ok":
         raise Failing(
@@ -229,12 +210,19 @@ async def _relay(ready: asyncio.Task[Report | None]) -> str:
     return f"its heartbeat came back in {check.round_trip_ms:.1f} ms"
 
 
-async def _ready(place: Place) -> Report | None:
-    """Return what the chat says of its parts; None where it says nothing."""
+async def _ready(place: Place) -> Report:
+    """Return what the chat says of its parts; raise Failing where it says nothing."""
     try:
-        async with asyncio.timeout(STEP_LIMIT - 1):
+        async with asyncio.timeout(READY_LIMIT):
             body = await ask(place, "/readyz", (200, 503))
         report = msgspec.json.decode(body, type=Report)
-    except (Failing, TimeoutError, msgspec.MsgspecError):
-        return None
-    return report if {"database", "relay", "tasks"} <= report.checks.keys() else None
+    except TimeoutError as error:
+        raise Failing(
+            f"/healthz answers, /readyz does not within {READY_LIMIT:.0f} s: does one of several"
+            " workers hang?"
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise Failing("/healthz answers, but /readyz not as Tertulia's does.") from error
+    if not {"database", "relay", "tasks"} <= report.checks.keys():
+        raise Failing("/healthz answers, but /readyz not as Tertulia's does.")
+    return report

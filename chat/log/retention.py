@@ -5,7 +5,8 @@ Rule 2: the head never moves: a seq is never used twice, in a room that is empty
 Rule 3: what holds a lock is small, and is followed by a longer pause: sends go on.
 
 One process of the deployment does it for all (`log/chores.py`). Whatever it is broken off in, the
-next sweep goes on from the log itself. The app owns the task.
+next sweep goes on from the log itself. The app owns the task. Without that setting it trims what
+health checks leave, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ TOLD = 2.0  # seconds from a new `first_seq` to the first row that vanishes; tic
 BATCH = 500  # messages that vanish in one transaction: some milliseconds of SQLite's one lock
 IDLE_SHARE = 4  # times as long as a batch took, it is left alone …
 IDLE_LEAST = 0.02  # … and so many seconds at least
+# Site users of `python -m chat healthcheck`. A container says thousands of messages a day in their
+# direct room, and nobody reads them.
+CHECKERS = ("healthcheck", "healthcheck-peer")
+CHECKS_DAYS = 1  # what is older there is trimmed, whatever the setting
 
 
 class Lost(Exception):
@@ -43,13 +48,23 @@ class Oldest(NamedTuple):
     lowest: int | None  # seq of the oldest row; below `first_seq` where it is about to vanish
     sent_at: int | None  # of the message at `first_seq`
 
+    @property
+    def is_left_over(self) -> bool:
+        """Whether rows lie below the beginning of the log."""
+        return self.lowest is not None and self.lowest < self.first_seq
+
+    def is_old(self, limit: int) -> bool:
+        return self.sent_at is not None and self.sent_at < limit
+
 
 class Retention:
     def __init__(self, database: Database, days: int, process: str) -> None:
         self._database = database
         self._days = days
         self._process = process
-        # Messages that this process trimmed.
+        # The room of the health checks, once there is one.
+        self._checks: int | None = None
+        # Messages that this process trimmed, those of health checks left out.
         self.trimmed = 0
 
     async def run(self) -> None:
@@ -67,21 +82,47 @@ class Retention:
             await asyncio.sleep(SWEEP)
 
     async def sweep(self) -> None:
-        """Look at all rooms once, and trim them; raise Lost, Unavailable."""
+        """Look at all rooms once, and trim them; raise Lost, Unavailable.
+
+        Where nothing is too old nothing is written.
+        """
+        self._checks = await self._find_checks()
+        if self._days:
+            after, last = 0, 2**62
+        elif self._checks is not None:
+            after, last = self._checks - 1, self._checks
+        else:
+            return
         clock = await self._database.row(f"SELECT {self._database.clock}")
         assert clock is not None
-        before = int(clock[0]) - self._days * DAY
-        after = 0
-        while rooms := await self._look(after):
-            await self._take()
+        while rooms := await self._look(after, last):
             after = rooms[-1].room_id
-            if any([await self._advance(room, before) for room in rooms]):
+            limits = {room: self._limit(room, int(clock[0])) for room in rooms}
+            rooms = [room for room in rooms if room.is_left_over or room.is_old(limits[room])]
+            if not rooms:
+                continue
+            await self._take()
+            if any([await self._advance(room, limits[room]) for room in rooms]):
                 await asyncio.sleep(TOLD)
-                rooms = await self._look(rooms[0].room_id - 1, until=after)
             # Also what is left from a sweep that was broken off.
-            for room in rooms:
-                if room.lowest is not None and room.lowest < room.first_seq:
+            for room in await self._look(rooms[0].room_id - 1, rooms[-1].room_id):
+                if room.is_left_over:
                     await self._delete(room)
+
+    async def _find_checks(self) -> int | None:
+        one, other = CHECKERS
+        row = await self._database.row(
+            "SELECT r.id FROM users a JOIN users b ON b.name_key = :other AND b.kind = 'site'"
+            " JOIN rooms r ON r.name = 'dm.' || a.id || '.' || b.id"
+            " OR r.name = 'dm.' || b.id || '.' || a.id"
+            " WHERE a.name_key = :one AND a.kind = 'site'",
+            {"one": one, "other": other},
+        )
+        return None if row is None else int(row[0])
+
+    def _limit(self, room: Oldest, moment: int) -> int:
+        """Return the time before which the room's messages are too old."""
+        return moment - (CHECKS_DAYS if room.room_id == self._checks else self._days) * DAY
 
     async def _take(self) -> None:
         async with self._database.transaction() as raw:
@@ -100,7 +141,7 @@ class Retention:
 
     async def _advance(self, room: Oldest, before: int) -> bool:
         """Let the room's log begin behind what is too old; tell whether it moved."""
-        if room.sent_at is None or room.sent_at >= before:
+        if not room.is_old(before):
             return False
         # A log's times never go backwards, so halving finds the place in twenty questions.
         low, high = room.first_seq + 1, room.last_seq + 1
@@ -151,6 +192,6 @@ class Retention:
                 else:
                     status = await raw.execute(delete.format("$1", "$2", "$3"), *values)
                     gone = int(status.rpartition(" ")[2])
-            self.trimmed += gone
+            self.trimmed += gone if room.room_id != self._checks else 0
             await asyncio.sleep(max(IDLE_LEAST, IDLE_SHARE * (loop.time() - began)))
         await redactions.trim(self._database, room.room_id)
