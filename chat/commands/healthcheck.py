@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chat.commands import DEFAULT_URL
+from chat.commands import DEFAULT_URL, harmless
 from chat.commands.at_hand import AtHand, at_hand
 from chat.commands.knock import Knock
 from chat.commands.place import Failing, Place, ask
@@ -102,10 +102,10 @@ def _print(findings: list[Finding], as_json: bool) -> None:
             {"name": name, "status": _word(ok), "ms": round(ms, 1), "detail": said}
             for name, ok, ms, said in findings
         ]
-        print(json.dumps({"status": _word(ok), "checks": checks}, ensure_ascii=False))
+        print(json.dumps({"status": _word(ok), "checks": checks}))
         return
     for name, ok, ms, said in findings:
-        print(f"{name:<15}  {_word(ok):<4}  {ms:5.0f} ms  {said}")
+        print(f"{name:<15}  {_word(ok):<4}  {ms:5.0f} ms  {harmless(said)}")
 
 
 def _word(ok: bool) -> str:

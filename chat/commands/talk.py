@@ -152,7 +152,7 @@ def _say(options: argparse.Namespace) -> int:
 async def _inside(options: argparse.Namespace, **wanted: Any) -> AsyncIterator[Room]:
     """Enter the room as the user; raise Impossible where that fails, or where we are sent away."""
     if not ROOM_NAME.fullmatch(options.room):
-        raise Impossible(f"{harmless(options.room)} is not a name of a room.")
+        raise Impossible(f"{options.room} is not a name of a room.")
     settings = Settings.load(os.environ)
     # Before all else: what is wrong with the database or the user is said at once.
     made = [await token_of(settings, options.user)]
