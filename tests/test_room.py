@@ -166,10 +166,8 @@ async def test_who_comes_back_is_told_of_what_was_redacted_meanwhile(database_ur
             await redact(here.log.database, row.id, seq)
         guest = await here.join(since=2)
         room = guest.cursor.room
-        missed = await room.taken_away.missed(here.log.database, room.id, 2)
-        assert missed is not None
-        room.remind(guest, missed)
-        assert told_of(guest) == [1]
+        assert await room.taken_away.missed(here.log.database, room.id, 2) == [1]
+        assert json.loads(room.gone(1)) == {"type": "redacted", "room": "lobby", "seq": 1}
         await until(lambda: texts_of(guest.frames) == [""])
 
 

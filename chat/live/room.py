@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from chat.clock import milliseconds, now
@@ -163,14 +163,14 @@ class Room:
             return
         self.tail.redact(new)
         self._frames.clear()
+        frames = [(f"redacted {seq}", self.gone(seq)) for seq in new]
         for member in self.members:
-            self.remind(member, new)
+            if not all(member.aside(*one) for one in frames):
+                member.end(CloseCode.RESTART, "too much to tell")  # comes back, and is told
 
-    def remind(self, member: Member, seqs: Iterable[int]) -> None:
-        """Tell a member that these texts are gone."""
-        for seq in seqs:
-            if not member.aside(f"redacted {seq}", encode(Redacted(self.name, seq))):
-                member.end(CloseCode.RESTART, "too much to tell")  # comes back, and is reminded
+    def gone(self, seq: int) -> str:
+        """Return the frame that says so of this message's text."""
+        return encode(Redacted(self.name, seq))
 
     def frame_after(self, seq: int) -> tuple[SharedText, int] | None:
         """Return the frame of what follows `seq` and its last seq, or None: read the log.

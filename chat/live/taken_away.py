@@ -1,8 +1,8 @@
 """The texts of one room that an operator took away lately, and who must be told of which.
 
 A message may be under way, read or announced, when its text goes: `cleaned` sees to it that none
-gets out any more. Who comes back may hold texts that went meanwhile. Of TOLD it is told, one by
-one; where it may be more, it starts afresh (`cursor.py`). Owned by `room.py`.
+gets out any more. Who comes back may hold texts that went meanwhile, and is told of each; of more
+than TOLD nobody is, but starts afresh. Owned by `room.py`; `web/sockets.py` asks.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from chat.log import redactions
 from chat.log.database import Database
 from chat.protocol import Entry, redacted
 
-TOLD = 50  # redactions that who resumes is told of
+KNOWN = 50  # redactions of a room that are remembered; beyond these the log is asked
+TOLD = 1_000  # redactions that who resumes is told of, each a small frame
 
 
 class TakenAway:
     def __init__(self, seqs: Iterable[int] = ()) -> None:
-        # The latest last: TOLD of them and one more, besides those of the last look.
+        # The latest last: KNOWN of them and one more, besides those of the last look.
         self._seqs = dict.fromkeys(seqs)
 
     @classmethod
     async def load(cls, database: Database, room_id: int) -> TakenAway:
         """Return what is noted in the log; raise Unavailable."""
-        return cls(await redactions.of_room(database, room_id, TOLD + 1))
+        return cls(await redactions.of_room(database, room_id, KNOWN + 1))
 
     def add(self, seqs: Sequence[int]) -> list[int]:
         """Note what the ticker found, again and again for a while; return what is new."""
         new = [seq for seq in seqs if seq not in self._seqs]
         if new:
             # Those that are still told of must stay, or they would be new each time.
-            earlier = [seq for seq in self._seqs if seq not in seqs][-TOLD - 1 :]
+            earlier = [seq for seq in self._seqs if seq not in seqs][-KNOWN - 1 :]
             self._seqs = dict.fromkeys([*earlier, *seqs])
         return new
 
@@ -47,7 +48,7 @@ class TakenAway:
         Right until the next await of the caller. Raises Unavailable.
         """
         known = self._up_to(seq)
-        if len(self._seqs) <= TOLD:
+        if len(self._seqs) <= KNOWN:
             return known
         missed = await redactions.after_message(database, room_id, seq, TOLD + 1)
         # And what the ticker found in the meantime.

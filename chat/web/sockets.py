@@ -123,7 +123,8 @@ class RoomSocket(WebSocketEndpoint):
         cursor = Cursor(room, since, epoch)
         self.connection = self._enter(identity, cursor)
         if cursor.resumed:
-            room.remind(self.connection, taken_away)
+            for seq in taken_away:
+                self.connection.delivery.answer(room.gone(seq))  # after the welcome
 
     async def on_receive(self, websocket: WebSocket, data: Any) -> None:
         assert self.connection is not None
