@@ -31,7 +31,7 @@ from tests.servers import SECRET_KEY, RedisServer
 OFTEN, NEVER = 0.02, 3_600.0
 
 # Those of `Tasks`.
-OURS = ["writer", "ticker", "tending", "presence", "marks"]
+OURS = ["writer", "ticker", "tending", "presence", "marks", "retention"]
 LISTENER, LISTENING = "Doorbell._listener", "Hub._listen"
 SESSION = ["RedisSession._hear", "RedisSession._ask", "RedisSession._speak"]
 SUPERVISOR = "SupervisedRedis._supervise"
