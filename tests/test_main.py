@@ -366,11 +366,9 @@ async def test_a_reader_that_leaves_or_a_full_disk_brings_no_stack_trace(
 ) -> None:
     await (await guest(server)).post("lobby", "hola")
     assert await shell(server, "CHAT check | true") == (0, "")
-    for command in ("user list", "rooms", "check", "export lobby"):
-        code, said = await shell(server, f"CHAT {command} > /dev/full")
-        assert code == 1 and "Traceback" not in said, said
-    code, said = await shell(server, "CHAT user list > /dev/full")
-    assert (code, said) == (1, "No space left on device.\n")
+    for command in ("user list", "export lobby"):
+        found = await shell(server, f"CHAT {command} > /dev/full")
+        assert found == (1, "No space left on device.\n")
 
 
 async def test_what_no_database_can_hold_is_not_there(server: ChatServer) -> None:

@@ -14,7 +14,7 @@ import pytest
 from msgspec import UNSET
 
 from chat.__main__ import main
-from chat.commands import harmless
+from chat.commands import harmless, talk
 from chat.commands.talk import line_of
 from chat.protocol import Message, Person
 from tests.conftest import ChatServerFactory
@@ -194,13 +194,19 @@ async def test_who_is_disabled_says_nothing(
     assert sentence == f"{maria.name} is disabled; `user enable` lets them in again."
 
 
-async def test_where_no_chat_runs_it_says_so(server: ChatServer) -> None:
+async def test_where_no_chat_runs_it_says_so(
+    beside: Callable[..., Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(talk, "ENTER_LIMIT", 0.2)
     url = f"http://127.0.0.1:{free_port()}"
-    ended = await server.command("say", "lobby", "hola", "--url", url)
-    first, *_, sentence = ended.stderr.splitlines()
+    assert await asyncio.to_thread(main, ("say", "lobby", "hola", "--url", url)) == 1
+    said = capsys.readouterr()
+    first, *_, sentence = said.err.splitlines()
     assert re.fullmatch(r"No connection \(nobody listens there\); again in \d\.\d s", first)
     assert sentence == f"There is no way into the chat at {url}: nobody listens there."
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert said.out == ""
 
 
 async def test_a_chat_that_serves_another_name_is_entered_from_its_own_machine(
