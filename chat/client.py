@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,10 +25,11 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from msgspec import UNSET
 
 from chat.errors import Refused
-from chat.link import PATIENCE, Backoff, Link, Patience, Token
+from chat.link import Link, Token
 from chat.outgoing import Frame, History, Messages
+from chat.patience import PATIENCE, Backoff, Patience
 from chat.protocol import Ack, CloseCode, Error, Message, Redacted, Welcome, direct_pair
-from chat.unsent import Rejected, Unsent
+from chat.unsent import Rejected, Unsent, random_id
 
 __all__ = ["Ack", "History", "Message", "Patience", "Refused", "Rejected", "Room", "Welcome"]
 
@@ -131,7 +131,7 @@ class Room:
         if len(text) > welcome.limits.text:
             most = f"A message has at most {welcome.limits.text} characters."
             raise Rejected("text_too_long", most)
-        frame: dict[str, Any] = {"type": "send", "id": id or _random_id(), "text": text}
+        frame: dict[str, Any] = {"type": "send", "id": id or random_id(), "text": text}
         if receiver_id is None:
             pair = direct_pair(welcome.room) or ()
             receiver_id = next((one for one in pair if one != welcome.user.id), None)
@@ -143,7 +143,7 @@ class Room:
     async def history(self, before: int, limit: int = 50) -> History:
         """Return the newest of the messages before a seq; raise Rejected, Refused."""
         self._member()
-        frame = {"type": "history", "id": _random_id(), "before": before, "limit": limit}
+        frame = {"type": "history", "id": random_id(), "before": before, "limit": limit}
         page: History = await self._ask(frame)
         return page
 
@@ -206,7 +206,9 @@ class Room:
             code, reason = await link.run(self._address())
             if link.keeps_away(code):
                 return Refused(code, reason)
-            pause = 0.0 if link.hurried else backoff.pause(link.stood, link.told)
+            if link.hurried and link.told is None:
+                continue  # nothing went wrong
+            pause = backoff.pause(link.stood, link.told)
             self.trouble = reason
             # Once aloud, as nobody may look at what a bot says beyond warnings.
             level = logging.WARNING if link.joined_at is not None else level
@@ -265,8 +267,8 @@ class Room:
         if self.welcome is not None and welcome.user.id != self.welcome.user.id:
             # What waits must not go out under the name of somebody else.
             self._unsent.give_up(Rejected("other_user", "The token is somebody else's now."))
-        if welcome.epoch != self._epoch:
-            self._messages.clear()  # of a log that is no more
+        if welcome.epoch != self._epoch or not welcome.resumed:
+            self._messages.clear()  # of a log that is no more, or some come once more
         if not welcome.resumed:
             # The newest follow, and the first of them sets the cursor, unless there is none.
             self._cursor = welcome.last_seq if welcome.last_seq < welcome.first_seq else None
@@ -294,7 +296,3 @@ class Room:
             if message.sender.id == self.welcome.user.id:
                 self._unsent.found(message)
         self._news.set()
-
-
-def _random_id() -> str:
-    return f"c-{secrets.token_hex(16)}"

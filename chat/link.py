@@ -1,7 +1,7 @@
 """One connection of a client to its room, from the token to the close; it ends once.
 
-Owns the socket, the renewal of the token, how long silence is borne, and how long to stay away
-before the next try (`Backoff`). What frames mean, and what is said, is `client.py`'s.
+Owns the socket and the renewal of the token. How long is waited for what is `patience.py`'s; what
+frames mean, and what is said, is `client.py`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from chat import __version__
 from chat.errors import ChatError, Refused
 from chat.outgoing import Frame, parse
+from chat.patience import PATIENCE, Patience
 from chat.protocol import CloseCode, Closing, Renewed, Welcome
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ quiet = logging.getLogger(f"{__name__}.socket")
 quiet.setLevel(logging.INFO)
 
 MAX_FRAME = 1024 * 1024  # bytes; servers keep to a quarter of it
-STEADY = 10.0  # seconds; a connection that stood so long starts the back-off anew
-TOLD_MOST = 600.0  # seconds; whatever a server says, it is asked again after so long
 # The next token is asked for in the last tenth of a life, at most 30 s before its end, and again
 # with pauses. Seconds, but for the tenth.
 RENEW, RENEW_PART, RENEW_SOONEST, RENEW_PAUSE = 30.0, 0.1, 1.0, 5.0
@@ -52,26 +50,6 @@ GIVEN_UP, BROKEN = 0, 1006
 
 # A text, or a function that makes the next one; it raises Refused where there will be none.
 Token = str | Callable[[], Awaitable[str]]
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How many seconds a client waits for what; who must know of a dead server soon waits less."""
-
-    # From asking for a token to the welcome; from `closing` to the close; for the answer to ours.
-    welcome: float = 15.0
-    closing: float = 10.0
-    close: float = 2.0
-    # Between two pings, and for an answer: most proxies cut what is silent for 60 s, and a pong
-    # waits behind the frames before it.
-    ping_interval: float = 20.0
-    ping: float = 20.0
-    # Before the next try: a random part of a limit that doubles, from the first to the most.
-    backoff_first: float = 0.5
-    backoff_most: float = 30.0
-
-
-PATIENCE = Patience()
 
 
 class Link:
@@ -107,6 +85,8 @@ class Link:
         # Seconds that our token has left, set with the bell when the server says so.
         self._life = 0.0
         self._life_known = asyncio.Event()
+        # Why there will be no next token, once that is known.
+        self._refused: Refused | None = None
 
     async def run(self, url: str) -> tuple[int, str]:
         """Connect, and stay until it ends; return the close code and why in words."""
@@ -138,13 +118,15 @@ class Link:
                         await self._converse(socket, limit)
                     finally:
                         await socket.close()  # with 1000, also where we are cancelled
+                    if self._refused is not None:
+                        raise self._refused
                     return self._ended(socket)
         except InvalidStatus as error:
             wait = error.response.headers.get("Retry-After", "")
             self.told = float(wait) if wait.isdecimal() else None
             self.status = error.response.status_code
             place = error.response.headers.get("Location")
-            aside = f" and sends us on to {place[:200]}" if place else ""
+            aside = f" and sends us on to {one_line(place[:200])}" if place else ""
             return GIVEN_UP, f"the server answers HTTP {self.status}{aside}"
         except TimeoutError:
             return GIVEN_UP, "the server does not answer"
@@ -212,7 +194,7 @@ class Link:
         code = socket.close_code
         if code is None or code == BROKEN:
             return GIVEN_UP, "the connection broke"
-        return code, socket.close_reason or f"the server closed with {code}"
+        return code, one_line(socket.close_reason or f"the server closed with {code}")
 
     # --- The token
 
@@ -237,6 +219,9 @@ class Link:
             while not self._life_known.is_set():
                 try:
                     await self.say({"type": "token", "token": await self._next_token()})
+                except Refused as error:
+                    self._refused = error
+                    return await self.close()
                 except NoToken as error:
                     logger.warning("Asked for the next token in vain: %s", error)
                 with suppress(TimeoutError):
@@ -248,22 +233,6 @@ class Link:
         if (end := _seconds(moment)) is not None:
             self._life = end - time.time() - self._clock
             self._life_known.set()
-
-
-class Backoff:
-    """How long to stay away: what the server said, or a random part of a limit that doubles."""
-
-    def __init__(self, patience: Patience = PATIENCE) -> None:
-        self._patience = patience
-        self._limit = patience.backoff_first
-
-    def pause(self, stood: float, told: float | None) -> float:
-        """Return the seconds until the next try, after a connection that stood so long."""
-        if stood > STEADY:
-            self._limit = self._patience.backoff_first
-        limit, self._limit = self._limit, min(2 * self._limit, self._patience.backoff_most)
-        # Told or not, it tries ever more rarely where nothing comes of it.
-        return min(max(random.uniform(0, limit), told or 0.0), TOLD_MOST)
 
 
 class NoToken(ChatError):
@@ -290,6 +259,11 @@ def in_words(error: OSError | WebSocketException) -> str:
     if isinstance(error, OSError):
         return f"it cannot be reached ({error.strerror or type(error).__name__})"
     return f"what listens there speaks no WebSocket ({type(error).__name__})"
+
+
+def one_line(text: str) -> str:
+    """Write as escapes what in words of the other side could forge a line, or steer a terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _seconds(moment: str) -> float | None:

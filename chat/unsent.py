@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -124,3 +125,8 @@ class Unsent:
                 asked.answer.set_exception(error)
         self._asked.clear()
         self._slow = False
+
+
+def random_id() -> str:
+    """Return an id for a frame, which nobody else has."""
+    return f"c-{secrets.token_hex(16)}"

@@ -189,12 +189,18 @@ async def test_an_import_that_is_ended_takes_away_what_it_stored(
         try:
             await until(stored)
             process.send_signal(number)
+            if code:
+                # As people do who think that nothing happens.
+                process.send_signal(signal.SIGINT)
             async with asyncio.timeout(SOON):
                 said, wrong = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
-        assert (process.returncode, wrong) == (code, b"")
+        told = "Taking away what was stored …\n" if code else ""
+        # Of two that come at once either may be the first.
+        assert process.returncode in ((code, 130) if code else (0,))
+        assert wrong.decode() == told
         assert said.decode() == ("" if code else f"Imported 20000 messages into {room}.\n")
         assert await database.rows(nobodys) == [(0,)]
         found = await Repository(database).find_room(room)
@@ -298,8 +304,8 @@ async def test_an_import_that_has_become_a_room_is_not_taken_back(
     await became.wait()
     importing.cancel()
     asyncio.get_running_loop().call_soon(go_on.set)
-    with pytest.raises(asyncio.CancelledError):
-        await importing
+    # It came too late: who is told that it was broken off would do it again.
+    await importing
     room = await there.find_room("lobby")
     assert room is not None and len(await log_of(there, room)) == 3
     # To the last step.

@@ -81,6 +81,18 @@ def test_what_sqlite_could_not_write_is_found(connection: DurableConnection, fil
     assert said(file) == ["old", "more"]
 
 
+def test_of_a_link_the_file_that_it_leads_to_counts(tmp_path: Path) -> None:
+    named, real = tmp_path / "named" / "chat.db", tmp_path / "real" / "chat.db"
+    for one in (named, real):
+        one.parent.mkdir()
+    real.touch()
+    named.symlink_to(real)
+    with mode(named.parent, 0o500):
+        assert looked(named) == "None"
+    with mode(real.parent, 0o500):
+        assert looked(named) == str(real.parent)
+
+
 def test_where_there_is_no_file_yet_its_nearest_folder_counts(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "er" / "chat.db"
     assert looked(file) == "None"

@@ -19,9 +19,11 @@ from chat.errors import Unavailable
 from chat.live.hub import Hub
 from chat.live.relay import Relay
 from chat.live.tasks import Tasks, stop
+from chat.log import writer as module
 from chat.log.database import Database
 from chat.log.repository import Repository
 from chat.log.writer import CHECK_BYTES, Writer
+from chat.ops import metrics
 from chat.ops.health import TICKER_PATIENCE, readiness
 from tests.relays import LIMIT, Node, until
 from tests.servers import LOOK_INTERVAL, PostgresServer, RedisServer
@@ -130,6 +132,17 @@ async def test_once_a_commit_failed_only_a_write_shows_that_all_is_well(database
         assert await says(relay, database, writer) is None
         assert writer.failing_since is None
         assert await database.rows("SELECT count(*) FROM messages") == [(0,)]
+
+
+async def test_that_all_is_well_again_is_found_where_nobody_asks_or_sends(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECK_PAUSE", 0.02)
+    async with failing(database_url) as (_, _, writer, _):
+        async with asyncio.timeout(LIMIT):
+            while writer.failing_since is not None or metrics.FAILING.value:
+                await asyncio.sleep(LOOK_INTERVAL)
+        assert not writer._waiting
 
 
 async def test_a_sqlite_file_that_another_one_locks_is_told_in_time(sqlite_url: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,8 +16,9 @@ from websockets.http11 import Request, Response
 
 from chat import link
 from chat.errors import Refused
-from chat.link import PATIENCE, TOLD_MOST, Backoff, Link, Patience
+from chat.link import Link
 from chat.outgoing import Frame, Messages
+from chat.patience import PATIENCE, Patience
 from chat.protocol import Renewed, Welcome
 from tests.people import SOON, until
 
@@ -256,28 +256,6 @@ async def test_it_is_left_in_good_order_where_it_is_cancelled() -> None:
             await task
 
 
-def test_pauses_are_a_random_part_of_a_limit_that_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random, "uniform", lambda low, high: high)
-    backoff = Backoff()
-    assert [backoff.pause(0, None) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert backoff.pause(9, None) == 30
-    # One that stood for a while starts anew.
-    assert backoff.pause(11, None) == 0.5
-    assert backoff.pause(0, 40.5) == 40.5
-    hasty = Backoff(Patience(backoff_first=0.1, backoff_most=0.2))
-    assert [hasty.pause(0, None) for _ in range(3)] == [0.1, 0.2, 0.2]
-
-
-@pytest.mark.parametrize("told", [0.0, -1.0])
-def test_who_is_told_to_come_back_at_once_does_so_ever_more_rarely(
-    told: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(random, "uniform", lambda low, high: high)
-    backoff = Backoff()
-    assert [backoff.pause(0, told) for _ in range(3)] == [0.5, 1, 2]
-    assert backoff.pause(0, 1e9) == TOLD_MOST
-
-
 async def test_no_other_address_is_gone_to() -> None:
     def elsewhere(socket: ServerConnection, request: Request) -> Response:
         answer = socket.respond(HTTPStatus.MOVED_PERMANENTLY, "there")
@@ -313,3 +291,33 @@ async def test_a_function_that_will_have_no_token_ends_it_for_good() -> None:
 
     with pytest.raises(Refused, match="disabled"):
         await end_of(Heard().link(token), "ws://127.0.0.1:9/")
+
+
+async def test_where_there_is_no_next_token_any_more_it_ends_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link, "RENEW_SOONEST", 0.0)
+    given = 0
+
+    async def token() -> str:
+        nonlocal given
+        given += 1
+        if given > 1:
+            raise Refused(4401, "disabled")
+        return "t"
+
+    async def talk(socket: ServerConnection) -> None:
+        await socket.send(welcome(expires_at=in_seconds(0.1)))
+        await socket.wait_closed()
+
+    async with server(talk) as url:
+        with pytest.raises(Refused, match="disabled"):
+            await end_of(Heard().link(token), url)
+
+
+async def test_a_reason_that_could_steer_a_terminal_is_one_line() -> None:
+    async def talk(socket: ServerConnection) -> None:
+        await socket.close(4404, "\x1b[2Jall ok\nñ\x9b")
+
+    async with server(talk) as url:
+        assert await end_of(Heard().link(), url) == (4404, r"\x1b[2Jall ok\nñ\x9b")

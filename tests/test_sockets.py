@@ -345,27 +345,6 @@ async def test_each_refusal_is_one_line_of_the_log(chat_server: ChatServerFactor
     assert len(unknown_to(server)) == before + 1
 
 
-async def test_a_health_check_is_refused_without_a_warning_and_who_tries_a_secret_with_one(
-    chat_server: ChatServerFactory,
-) -> None:
-    server = await chat_server()
-    before, marker = len(unknown_to(server)), f"Host {a_name()}.example"
-    text = "INFO .* Unauthenticated user trying to connect to chat"
-    told = len(re.findall(text, server.log))
-    await refused(server, "healthcheck")
-    secrets: list[tuple[str, dict[str, str]]] = [
-        ("?token=wrong", {}),
-        ("", {"Authorization": "Bearer wrong"}),
-        ("", {"Cookie": "session=wrong"}),
-    ]
-    for query, headers in secrets:
-        await refused(server, "healthcheck", query, headers)
-    await shake(server, "lobby", {"Host": marker.split()[1]})
-    await server.wait_for_log(marker)
-    assert len(re.findall(text, server.log)) == told + 1
-    assert len(unknown_to(server)) == before + 3
-
-
 async def test_who_comes_and_goes_is_logged_with_the_code(server: ChatServer) -> None:
     person, room = await site(server), a_room()
     async with person.enter(room) as member:

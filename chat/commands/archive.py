@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 PAGE = 500  # messages read at a time
 # Beside Ctrl-C: what `kill` sends, and what a terminal sends whose connection is closed.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def register(commands: Any) -> None:
@@ -157,17 +157,16 @@ def _a_place() -> BinaryIO:
 
 
 def _cancel_at_signals(stopped: list[int]) -> None:
-    # As asyncio does it for Ctrl-C, so that what was stored is taken away again.
+    # So that what was stored is taken away again, however often somebody presses Ctrl-C.
     task = asyncio.current_task()
     assert task is not None
 
     def stop(number: int) -> None:
         stopped.append(number)
-        if not task.cancelling():  # a second signal must not end what the first one began
-            task.cancel()
+        task.cancel()
 
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one of them
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores one of them
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
 
 
@@ -177,22 +176,43 @@ async def _store(database: Database, lines: BinaryIO, name: str | None) -> tuple
         for number, line in checked(lines, name):
             await importing.take(number, line)
         await importing.flush()
-        return await _undisturbed(importing.finish(name))
     except BaseException:
-        await transfer.discard(database, importing.room_id)
+        await _take_away(database, importing.room_id)
         raise
+    # From here on it is done or not; a signal comes too late to say otherwise.
+    finishing = asyncio.create_task(importing.finish(name))
+    await _outlast(finishing)
+    if finishing.exception() is not None:
+        await _take_away(database, importing.room_id)
+    return finishing.result()
+
+
+async def _take_away(database: Database, room_id: int) -> None:
+    print("Taking away what was stored …", file=sys.stderr, flush=True)
+    discarding = asyncio.create_task(transfer.discard(database, room_id))
+    await _outlast(discarding)
+    discarding.result()
 
 
 async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
     """Wait for the end of the work, and be cancelled only then: no COMMIT stays under way."""
     task = asyncio.create_task(work)
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
+    if await _outlast(task):
         with suppress(Exception):
-            await task
-        raise
+            task.result()
+        raise asyncio.CancelledError
     return task.result()
+
+
+async def _outlast(task: asyncio.Task[Any]) -> bool:
+    """Wait for the task to its end; tell whether we were to be cancelled meanwhile."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 class _Importing:

@@ -15,8 +15,9 @@ from chat.client import Rejected, Room
 from chat.commands.at_hand import AtHand, Entry
 from chat.commands.place import Failing, Place, ask, refusal_of, room_path
 from chat.errors import Refused
-from chat.link import GIVEN_UP, Link, Patience
+from chat.link import GIVEN_UP, Link
 from chat.log.retention import CHECKERS
+from chat.patience import Patience
 from chat.protocol import CloseCode, Error
 
 ROOM = "healthcheck"  # who has no token is sent away before anybody looks for it

@@ -274,6 +274,7 @@ class Room:
             self.tail = Tail(page[-1].seq, self.cleaned(page))
             self._ring(page[0].seq)
         else:
-            # No bell rang for it: so late it is, as far as our clock and the database's agree.
-            age = (now() - milliseconds(decoded(page[0]).sent_at)) / 1000
+            # No bell brought it: so late it is, as far as our clock and the database's agree.
+            new = next((one for one in page if one.seq > self.tail.last), page[-1])
+            age = (now() - milliseconds(decoded(new).sent_at)) / 1000
             self.offer(self.epoch, page, max(0.0, age))

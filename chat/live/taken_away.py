@@ -1,8 +1,8 @@
 """The texts of one room that an operator took away lately, and who must be told of which.
 
 A message may be under way, read or announced, when its text goes: `cleaned` sees to it that none
-gets out any more. Who comes back may hold texts that went meanwhile, and is told of each; of more
-than TOLD nobody is, but starts afresh. Owned by `room.py`; `web/sockets.py` asks.
+gets out any more. Who comes back may hold texts that went meanwhile, and is told of each. Owned by
+`room.py`; `web/sockets.py` asks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from chat.log.database import Database
 from chat.protocol import Entry, redacted
 
 KNOWN = 50  # redactions of a room that are remembered; beyond these the log is asked
-TOLD = 1_000  # redactions that who resumes is told of, each a small frame
+TOLD = 10_000  # redactions that who resumes is told of, the newest, each a small frame
 
 
 class TakenAway:
     def __init__(self, seqs: Iterable[int] = ()) -> None:
-        # The latest last: KNOWN of them and one more, besides those of the last look.
+        # Those of the last look, and before these KNOWN and one more of earlier ones.
         self._seqs = dict.fromkeys(seqs)
 
     @classmethod
@@ -42,18 +42,17 @@ class TakenAway:
             return entries
         return [redacted(one) if one.seq in self._seqs else one for one in entries]
 
-    async def missed(self, database: Database, room_id: int, seq: int) -> list[int] | None:
-        """Return what went since a client that has all up to `seq` was told; None: too much.
+    async def missed(self, database: Database, room_id: int, seq: int) -> list[int]:
+        """Return what went since a client that has all up to `seq` was told.
 
         Right until the next await of the caller. Raises Unavailable.
         """
         known = self._up_to(seq)
         if len(self._seqs) <= KNOWN:
             return known
-        missed = await redactions.after_message(database, room_id, seq, TOLD + 1)
+        missed = await redactions.after_message(database, room_id, seq, TOLD)
         # And what the ticker found in the meantime.
-        missed += [one for one in self._up_to(seq) if one not in known and one not in missed]
-        return missed if len(missed) <= TOLD else None
+        return missed + [one for one in self._up_to(seq) if one not in {*known, *missed}]
 
     def _up_to(self, seq: int) -> list[int]:
         return [one for one in self._seqs if one <= seq]

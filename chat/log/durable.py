@@ -56,6 +56,8 @@ def unwritable(file: Path, beside: Sequence[str] = BESIDE) -> Path | None:
     Of what is not there its nearest folder counts, where it would be made. Nothing is opened: to
     close a file that SQLite has open, too, takes SQLite's locks away.
     """
+    if os.path.islink(file):
+        file = Path(os.path.realpath(file))  # SQLite looks there, too
     for one in (file, *(file.with_name(file.name + suffix) for suffix in beside)):
         # Looked at twice: it may go in between, when another process closes the database.
         if os.path.exists(one) and not os.access(one, os.W_OK) and os.path.exists(one):

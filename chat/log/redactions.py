@@ -30,7 +30,7 @@ async def redact(database: Database, room_id: int, seq: int) -> Outcome:
     at = f"room_id = {mark[0]} AND seq = {mark[1]}"
     find = f"SELECT redacted FROM messages WHERE {at}"
     take = f"UPDATE messages SET text = '', redacted = true WHERE {at}"
-    # Anew, even where it was done before: all are told once more.
+    # Anew, even where it was done before: who missed it is told.
     note = (
         f"INSERT INTO redactions (room_id, seq, redacted_at) VALUES ({mark[0]}, {mark[1]},"
         f" {database.clock}) ON CONFLICT (room_id, seq) DO UPDATE"

@@ -5,8 +5,8 @@ Rule 2: the head never moves: a seq is never used twice, in a room that is empty
 Rule 3: what holds a lock is small, and is followed by a longer pause: sends go on.
 
 One process of the deployment does it for all (`log/chores.py`). Whatever it is broken off in, the
-next sweep goes on from the log itself. The app owns the task. Without that setting it trims what
-health checks leave, and nothing else.
+next sweep goes on from the log itself, as long as the setting stays. The app owns the task. Without
+the setting it trims what health checks leave, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from chat.errors import Unavailable
 from chat.log import chores, redactions
 from chat.log.database import Database
+from chat.log.faults import describe
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Retention:
             try:
                 await self.sweep()
             except Unavailable as error:
-                logger.warning("Trimming has to wait: %s", type(error.__cause__).__name__)
+                logger.warning("Trimming has to wait: %s", describe(error.__cause__ or error))
             except Lost:
                 pass
             if self.trimmed > before:

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from chat.clock import now
 from chat.errors import ChatError, IdConflict, Unavailable
@@ -43,6 +44,7 @@ _DELETE = "DELETE FROM messages WHERE room_id = 0 AND seq = {seq}"
 _LOCK = "UPDATE rooms SET last_seq = last_seq WHERE id IN ({rooms})"
 SEQ_BITS = 53  # of its seq: two nodes' checks never meet
 CHECK_BYTES = 6_000  # of the text, as 8,000 characters
+CHECK_PAUSE, CHECK_LIMIT = 5.0, 1.5  # seconds between two looks of our own, and for each
 CHECK_ROOMS = 100  # of those that the last failure was about, at most
 
 OnCommit = Callable[[int, str, list[Entry]], None]  # room id, epoch, entries in order
@@ -105,6 +107,7 @@ class Writer:
         batch: list[Waiting] = []
         try:
             while True:
+                await self._recover()
                 batch = await self._take()
                 try:
                     # One connection for as long as all goes well.
@@ -119,6 +122,18 @@ class Writer:
             _fail([*batch, *self._waiting], Unavailable())
             self._waiting.clear()
             self._idle.set()
+
+    async def _recover(self) -> None:
+        """While nothing can be stored and nobody sends, look whether it can be again."""
+        while self.failing_since is not None and not self._waiting:
+            self._idle.set()
+            self._bell.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_PAUSE):
+                    await self._bell.wait()
+            if not self._waiting:
+                with suppress(Unavailable):
+                    await self.check(CHECK_LIMIT)
 
     async def _breathe(self) -> None:
         """Let the loop send what was committed, and read what came meanwhile.

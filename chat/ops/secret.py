@@ -1,7 +1,8 @@
 """The key that signs cookies and tokens, where nobody set one: made once, and kept in a file.
 
 For SQLite only: with PostgreSQL several nodes must share the key, so the setting is required.
-Called by `__main__.py` before any worker starts; `check` asks without making one.
+Called by `__main__.py` before any worker starts, and by commands that make tokens; `check` asks
+without making one.
 """
 
 from __future__ import annotations

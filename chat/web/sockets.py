@@ -89,10 +89,7 @@ class RoomSocket(WebSocketEndpoint):
                 websocket, websocket.query_params.get("token")
             )
         except Unauthenticated as error:
-            if _is_healthcheck(websocket, name):
-                logger.info("Unauthenticated user trying to connect to chat")
-            else:
-                logger.warning("Unauthenticated user trying to connect to chat")
+            logger.warning("Unauthenticated user trying to connect to chat")
             raise Refused(CloseCode.UNAUTHENTICATED, "no valid session or token") from error
         except Unavailable as error:
             raise self._away(error) from error
@@ -107,8 +104,7 @@ class RoomSocket(WebSocketEndpoint):
             if since is not None and epoch in (None, room.epoch):
                 await room.reach(since)
                 database = self.services.repository.database
-                missed = await room.taken_away.missed(database, room.id, since)
-                since, taken_away = (None, []) if missed is None else (since, missed)
+                taken_away = await room.taken_away.missed(database, room.id, since)
         except NotFound as error:
             logger.warning("User %s refused: %s is not a room", user, name[:200])
             raise Refused(CloseCode.NOT_FOUND, error.detail) from error
@@ -257,12 +253,6 @@ class RoomSocket(WebSocketEndpoint):
                 await self.on_receive(websocket, message["text"])
             except Refused as refusal:
                 connection.end(CloseCode(refusal.code), str(refusal))
-
-
-def _is_healthcheck(websocket: WebSocket, room: str) -> bool:
-    """Tell whether somebody knocks as health checks do, every 30 s, and tries no secret."""
-    secrets = {"cookie", "authorization"} & set(websocket.headers.keys())
-    return room == "healthcheck" and not secrets and "token" not in websocket.query_params
 
 
 def _since(websocket: WebSocket) -> int | None:
