@@ -22,6 +22,7 @@ from chat.errors import Unavailable
 from chat.log import database as module
 from chat.log import migrations
 from chat.log.database import POOL_SIZE, Database
+from chat.log.durable import DurableConnection
 from chat.log.faults import connection_lost, one_is_to_blame
 from chat.log.repository import Repository
 from chat.log.users import Users
@@ -832,3 +833,28 @@ async def test_opening_does_not_hang_on_a_frozen_server(
     await database.open()
     await healthy(database)
     await database.close()
+
+
+async def test_no_thread_outlives_a_database_whose_connecting_was_cancelled(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(sqlite_url)
+    await database.open()
+    began, go_on = threading.Event(), threading.Event()
+    connect = DurableConnection.__init__
+
+    def slowly(self: DurableConnection, path: str, **options: Any) -> None:
+        began.set()
+        go_on.wait()
+        connect(self, path, **options)
+
+    monkeypatch.setattr(DurableConnection, "__init__", slowly)
+    changing = asyncio.create_task(database.change("UPDATE rooms SET epoch = '' RETURNING id"))
+    await asyncio.to_thread(began.wait)
+    changing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await changing
+    threads = set(database._threads)
+    asyncio.get_running_loop().call_later(0.01, go_on.set)
+    await database.close()
+    assert threads and not any(one.is_alive() for one in threads)

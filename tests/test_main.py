@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import shlex
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from chat import __version__
-from chat.__main__ import main
+from chat.__main__ import SUBJECTS, main
 from chat.log.users import Users
 from tests.conftest import ChatServerFactory
 from tests.people import ask, execute, guest, lines_with
@@ -70,6 +72,13 @@ def test_help_names_the_commands(tmp_path: Path) -> None:
     ended = chat(tmp_path, "--help")
     assert ended.returncode == 0
     assert "serve" in ended.stdout
+
+
+@pytest.mark.parametrize(("subject", "names"), SUBJECTS.items())
+def test_each_command_is_where_it_is_looked_for(subject: str, names: tuple[str, ...]) -> None:
+    parsers = argparse.ArgumentParser().add_subparsers()
+    import_module(f"chat.commands.{subject}").register(parsers)
+    assert tuple(parsers.choices) == names
 
 
 def test_ctrl_c_in_a_command_is_its_end_and_no_stack_trace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -56,6 +57,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # SQLite: those that open connections, each in a thread of its own.
+        self._threads: set[threading.Thread] = set()
         self.sqlite = url.startswith("sqlite:")
         # The database's own clock in milliseconds: nodes' clocks may differ, this one does not.
         self.clock = (
@@ -66,7 +69,7 @@ class Database:
             else "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
         )
         options: dict[str, Any] = (
-            {"factory": DurableConnection, "timeout": BUSY_LIMIT}
+            {"factory": self._connect, "timeout": BUSY_LIMIT}
             if self.sqlite
             else {
                 # None that is kept: asyncpg logs a trace where it cannot restore one.
@@ -117,6 +120,14 @@ class Database:
         except TimeoutError:
             backend: Any = self._database._backend
             backend._pool.terminate()
+        # One whose connecting was cancelled ends unseen, and would speak to a loop that is closed.
+        for thread in list(self._threads):
+            await asyncio.to_thread(thread.join, CLOSE_LIMIT)
+
+    def _connect(self, path: str, **options: Any) -> DurableConnection:
+        self._threads = {one for one in self._threads if one.is_alive()}
+        self._threads.add(threading.current_thread())
+        return DurableConnection(path, **options)
 
     @asynccontextmanager
     async def connection(self, limit: float = USE_LIMIT) -> AsyncIterator[Connection]:
