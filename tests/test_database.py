@@ -858,3 +858,15 @@ async def test_no_thread_outlives_a_database_whose_connecting_was_cancelled(
     asyncio.get_running_loop().call_later(0.01, go_on.set)
     await database.close()
     assert threads and not any(one.is_alive() for one in threads)
+
+
+async def test_a_file_that_is_slow_to_close_is_left(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_LIMIT", 0.05)
+    database = Database(sqlite_url)
+    await database.open()
+    disconnect = database._database.disconnect
+    monkeypatch.setattr(database._database, "disconnect", asyncio.Event().wait)
+    await database.close()
+    await disconnect()

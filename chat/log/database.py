@@ -118,8 +118,9 @@ class Database:
                     await reader.__aexit__()
                 await self._database.disconnect()
         except TimeoutError:
-            backend: Any = self._database._backend
-            backend._pool.terminate()
+            if not self.sqlite:
+                backend: Any = self._database._backend
+                backend._pool.terminate()
         # One whose connecting was cancelled ends unseen, and would speak to a loop that is closed.
         for thread in list(self._threads):
             await asyncio.to_thread(thread.join, CLOSE_LIMIT)
