@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import signal
@@ -15,9 +16,13 @@ from typing import Any
 import pytest
 
 from chat.commands import Impossible, archive
+from chat.log import transfer
 from chat.log.members import Members
 from chat.log.repository import Repository
+from chat.log.statements import Draft
+from chat.log.transfer import Old
 from chat.log.users import Users
+from chat.protocol import Person
 from tests.people import SOON, a_name, a_room, guest, site, until
 from tests.servers import ChatServer, ForeignPostgres
 from tests.storage import change, draft, log_of, opened, repositories, seqs
@@ -310,6 +315,21 @@ async def test_an_import_that_has_become_a_room_is_not_taken_back(
     assert room is not None and len(await log_of(there, room)) == 3
     # To the last step.
     assert len(await Members(there.database).of_room(room.id, 0, 9)) == 1
+
+
+async def test_what_was_stored_is_taken_away_though_the_terminal_is_gone(
+    logs: list[Repository], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    _, there = logs
+    old = Old(Draft(4_711, "c-1", Person(1, "maria"), None, "hola"), 1, 1_000, False)
+    await transfer.stage(there.database, [old])
+    monkeypatch.setattr(sys, "stderr", Gone())
+    await archive._take_away(there.database, 4_711)
+    assert await there.database.rows("SELECT count(*) FROM messages") == [(0,)]
 
 
 async def test_a_room_whose_beginning_was_trimmed_keeps_its_numbers(logs: list[Repository]) -> None:

@@ -188,7 +188,8 @@ async def _store(database: Database, lines: BinaryIO, name: str | None) -> tuple
 
 
 async def _take_away(database: Database, room_id: int) -> None:
-    print("Taking away what was stored …", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal may be gone, and that be the reason
+        print("Taking away what was stored …", file=sys.stderr, flush=True)
     discarding = asyncio.create_task(transfer.discard(database, room_id))
     await _outlast(discarding)
     discarding.result()

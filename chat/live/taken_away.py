@@ -32,7 +32,8 @@ class TakenAway:
         new = [seq for seq in seqs if seq not in self._seqs]
         if new:
             # Those that are still told of must stay, or they would be new each time.
-            earlier = [seq for seq in self._seqs if seq not in seqs][-KNOWN - 1 :]
+            found = set(seqs)
+            earlier = [seq for seq in self._seqs if seq not in found][-KNOWN - 1 :]
             self._seqs = dict.fromkeys([*earlier, *seqs])
         return new
 
@@ -52,7 +53,8 @@ class TakenAway:
             return known
         missed = await redactions.after_message(database, room_id, seq, TOLD)
         # And what the ticker found in the meantime.
-        return missed + [one for one in self._up_to(seq) if one not in {*known, *missed}]
+        told = {*known, *missed}
+        return missed + [one for one in self._up_to(seq) if one not in told]
 
     def _up_to(self, seq: int) -> list[int]:
         return [one for one in self._seqs if one <= seq]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -110,7 +111,7 @@ class Database:
             ) from error
 
     async def close(self) -> None:
-        """Close all connections, within CLOSE_LIMIT: a server that hangs is not waited for."""
+        """Close all connections, within twice CLOSE_LIMIT: who hangs is not waited for."""
         reader, self._reader = self._reader, None
         try:
             async with asyncio.timeout(CLOSE_LIMIT):
@@ -122,8 +123,9 @@ class Database:
                 backend: Any = self._database._backend
                 backend._pool.terminate()
         # One whose connecting was cancelled ends unseen, and would speak to a loop that is closed.
-        for thread in list(self._threads):
-            await asyncio.to_thread(thread.join, CLOSE_LIMIT)
+        end = time.monotonic() + CLOSE_LIMIT
+        for thread in [one for one in self._threads if one.is_alive()]:
+            await asyncio.to_thread(thread.join, max(0.0, end - time.monotonic()))
 
     def _connect(self, path: str, **options: Any) -> DurableConnection:
         self._threads = {one for one in self._threads if one.is_alive()}
