@@ -27,8 +27,9 @@ from chat.log.writer import Writer
 from chat.protocol import Entry, SharedText, messages_frame
 from chat.web.delivery import Delivery
 
-# Seconds between the early ack and the commit: a slow disk, so that a crash finds some.
-SLOW_DISK = 0.05
+# Seconds between the early ack and the commit: a slow disk, so that a crash finds some, while what
+# is said is still on all screens within checker.WELL_DELAY.
+SLOW_DISK = 0.15
 # Which share of the bells gets lost where bells get lost.
 LOST_BELLS = 0.3
 

@@ -22,12 +22,9 @@ PATIENCE = Patience(recovery=4, drain=2)
 # What each variant needs to show, and what must be found then. One of the kinds is enough.
 CUT_A: Step = (Fault("node a", "cut", 0.3),)
 CUT_B: Step = (Fault("node b", "cut", 0.3),)
-# The database dies while a lot is being said.
-BUSY_KILL: Step = (Fault("node a", "doze", 0.2), Fault("postgres", "kill", 0.3))
 # Clients change nodes while these hear nothing of each other.
 DEAF_MOVE: Step = (Fault("node a", "cut", 0.1), Fault("redis", "kill", 1.0))
 CASES: dict[str, tuple[Sequence[Step], set[Kind]]] = {
-    "ack_before_commit": ([BUSY_KILL], {Kind.LOST}),
     "frames_out_of_order": ([CUT_A], {Kind.DISORDER, Kind.GAP}),
     "cursor_skips": ([CUT_A, CUT_B], {Kind.GAP}),
     "cursor_steps_back": ([CUT_A, CUT_B], {Kind.REPEAT}),
@@ -40,6 +37,9 @@ CASES: dict[str, tuple[Sequence[Step], set[Kind]]] = {
     "one_slow_reader_stops_all": ([(Fault("node a", "doze", 4.0),)], {Kind.LATE}),
     "no_good_bye": ([(Fault("node a", "restart", 0.1),)], {Kind.CUT}),
 }
+
+# The variant that shows only where the database dies in the midst of a commit.
+IN_A_COMMIT = "ack_before_commit"
 
 # Variants that need clients which go from node to node; for the others these would mend too much.
 MOVING = ("no_look_before_resuming",)
@@ -73,7 +73,7 @@ CLIENT_CASES: dict[Callable[[pytest.MonkeyPatch], None], Kind] = {
 
 
 def test_every_break_has_its_case() -> None:
-    assert CASES.keys() == broken.BREAKS.keys()
+    assert {*CASES, IN_A_COMMIT} == broken.BREAKS.keys()
 
 
 @pytest.mark.timeout(LIMIT)
@@ -89,6 +89,23 @@ async def test_a_broken_variant_turns_the_checker_red(
         report = await check(opened, steps, 1, moving=name in MOVING, patience=PATIENCE)
     print(report.table)
     assert kinds & report.kinds, report.table
+
+
+@pytest.mark.timeout(LIMIT)
+async def test_an_ack_before_the_commit_turns_the_checker_red(
+    breakable_redis: RedisServer, breakable_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    kill = Fault("postgres", "kill", 0.0)
+    async with (
+        house(breakable_redis, breakable_postgres, tmp_path, broken=IN_A_COMMIT) as opened,
+        running(opened, 1, moving=False, patience=PATIENCE) as run,
+        run.row(str(kill)),
+    ):
+        await run.burst()
+        async with opened.breaking(kill):
+            pass
+    print(run.report.table)
+    assert Kind.LOST in run.report.kinds, run.report.table
 
 
 @pytest.mark.timeout(LIMIT)
