@@ -1,8 +1,8 @@
 # Tertulia: `make run` opens the chat, `make help` says what else there is.
 # Nothing but make and a Python is needed before; all that is installed goes to .venv.
 
-# Where `make run` listens, `make check-config` looks, and `make healthcheck` asks. HOST is not taken from the environment: some shells and compilers set
-# it to something else.
+# Where `make run` listens, `make check-config` looks, and `make healthcheck` asks. HOST is not taken
+# from the environment: some shells and compilers set it to something else.
 HOST = 127.0.0.1
 PORT ?= 8000
 WORKERS ?= 1
@@ -35,6 +35,10 @@ endif
 # Each set of dependencies has a stamp in .venv: older than these files, it is installed again.
 SETS = run test lint bench
 DEPENDENCIES = setup.cfg pyproject.toml .venv/made-for
+
+# Hundreds of short programs are started here: compiled once, and not each time. `make clean`
+# removes what that leaves.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run check-config healthcheck test coverage lint format texts screenshots bench soak browser proxies clean

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 from starlette.applications import Starlette
@@ -96,8 +96,18 @@ def create_app(settings: Settings) -> Starlette:
 
 @asynccontextmanager
 async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
+    # A start that fails half-way closes what is open, too: its threads would keep the process.
+    async with AsyncExitStack() as stack:
+        app.state.services = chat = await _open(app, settings, stack)
+        app.state.drain = lambda: drain(chat)
+        yield
+
+
+async def _open(app: Starlette, settings: Settings, stack: AsyncExitStack) -> Services:
+    """Open all parts, each with its end on the stack, and start the tasks."""
     database = Database(settings.database_url)
     await database.open()
+    stack.push_async_callback(database.close)
     repository = Repository(database)
     deployment, process = await repository.deployment(), secrets.token_hex(PROCESS_BYTES)
     try:
@@ -109,22 +119,19 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
             on_control=lambda text: hub.on_control(text),
         )
     except ValueError as error:
-        await database.close()
         raise SettingsError(f"CHAT_RELAY_URL is wrong: {error}.") from error
+    stack.push_async_callback(relay.close)
     hub = Hub(repository, relay, process)
     writer = Writer(repository, hub.announce)
     users = Users(database)
     members = Members(database)
     marks = Marks(members)
     limits = Limits(settings, deployment, lambda: relay.lost)
+    stack.push_async_callback(limits.close)
     identities = Identities(settings, users)
-    tasks = Tasks()
-    chat = Services(
-        settings, repository, users, members, marks, writer, hub, relay, identities, limits
-    )
-    app.state.services = chat
-    app.state.tasks = tasks
-    app.state.drain = lambda: drain(chat)
+    app.state.tasks = tasks = Tasks()
+    stack.push_async_callback(tasks.close)
+    stack.push_async_callback(hub.close)
     await relay.open()
     tasks.start("writer", writer.run)
     tasks.start("ticker", hub.tick)
@@ -132,14 +139,9 @@ async def _lifespan(app: Starlette, settings: Settings) -> AsyncIterator[None]:
     tasks.start("presence", hub.presence.run)
     tasks.start("marks", marks.run)
     tasks.start("retention", Retention(database, settings.retention_days, process).run)
-    try:
-        yield
-    finally:
-        await hub.close()
-        await tasks.close()
-        await limits.close()
-        await relay.close()
-        await database.close()
+    return Services(
+        settings, repository, users, members, marks, writer, hub, relay, identities, limits
+    )
 
 
 async def _healthz(request: Request) -> Response:

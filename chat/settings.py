@@ -122,10 +122,10 @@ def _url(*schemes: str) -> Callable[[str], str]:
         if scheme not in ("sqlite", "memory"):
             try:
                 parts = urlsplit(raw)
-                _ = parts.port
+                _ = parts.port, (parts.hostname or "").encode("idna")  # as it is looked up
             except ValueError:
                 # Python's own sentence would quote what may be half of a password.
-                raise ValueError("its port is not a number (is the password encoded?)") from None
+                raise ValueError("its host or port is not one (is the password encoded?)") from None
             keys = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
             if scheme == "postgresql" and not set(keys) <= DATABASE_OPTIONS:
                 raise ValueError("behind the ? it takes only ssl=… and host=… (a socket's folder)")

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -33,6 +34,13 @@ def lines(text: str) -> dict[str, str]:
 
 def words(said: dict[str, str]) -> dict[str, str]:
     return {name: sentence.partition(":")[0] for name, sentence in said.items()}
+
+
+def names_that_hang(folder: Path) -> dict[str, str]:
+    """Return what programs need in their environment to find no name within any patience."""
+    code = "import socket, time\nsocket.getaddrinfo = lambda *_, **__: time.sleep(60)\n"
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
 
 
 # --- A proxy

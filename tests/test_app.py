@@ -7,9 +7,11 @@ import itertools
 import json
 import signal
 import sqlite3
+import threading
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import pytest
 from starlette.applications import Starlette
@@ -161,6 +163,23 @@ async def test_a_relay_that_cannot_be_meant_is_a_wrong_setting_and_leaves_no_tas
         await live(app)
     assert "secret" not in str(wrong.value)
     assert leftovers(before) == []
+
+
+async def test_a_start_that_fails_half_way_leaves_no_thread_to_keep_the_process(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    monkeypatch.setattr("chat.app.Limits", Mock(side_effect=RuntimeError))
+    with pytest.raises(RuntimeError):
+        await live(app_for(CHAT_DATABASE_URL=sqlite_url))
+    assert leftovers(tasks) == []
+    left = set(threading.enumerate()) - threads
+    assert [one for one in left if not one.name.startswith("asyncio_")] == []
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "redis://:secret@[::1]/1", "rediss://:6379"])
+async def test_an_address_of_redis_needs_neither_name_nor_port(sqlite_url: str, url: str) -> None:
+    await live(app_for(CHAT_DATABASE_URL=sqlite_url, CHAT_RELAY_URL=url))
 
 
 async def test_a_task_of_the_app_that_dies_is_told_by_readyz(

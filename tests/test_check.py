@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import redis.asyncio
 from chat.commands import check
 from chat.commands.check import masked
 from chat.log.repository import Repository
-from tests.servers import ROOT, SECRET_KEY, ChatServer, PostgresServer, RedisServer
+from tests.checking import names_that_hang
+from tests.servers import ROOT, SECRET_KEY, START_LIMIT, ChatServer, PostgresServer, RedisServer
 from tests.storage import change, opened
 
 PASSWORD = "correct-horse"
@@ -347,6 +349,15 @@ async def test_a_relay_that_the_start_refuses_is_a_sentence(tmp_path: Path) -> N
     said = await checked(tmp_path, {"CHAT_RELAY_URL": "redis://127.0.0.1:9?nonsense=1"})
     assert (said.code, said.words("relay")) == (1, ["fail"])
     assert "CHAT_RELAY_URL is wrong: the relay's URL is not one" in said.text
+
+
+async def test_a_name_server_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    database = {"CHAT_DATABASE_URL": "postgresql://chat.example/chat"}
+    began = time.monotonic()
+    said = await checked(tmp_path, {**names_that_hang(tmp_path), **database})
+    assert time.monotonic() - began < START_LIMIT / 2
+    assert (said.code, said.words("database")) == (1, ["fail"])
+    assert "it did not answer in time" in said.text
 
 
 async def test_what_hangs_ends_in_a_sentence(

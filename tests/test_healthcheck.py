@@ -21,6 +21,7 @@ from tests.checking import (
     Check,
     answer,
     lines,
+    names_that_hang,
     pretender,
     proxy,
     without_upgrade,
@@ -190,6 +191,16 @@ async def test_a_chat_that_hangs_is_given_up_in_time(chat_server: ChatServerFact
     assert (ended.returncode, ended.stderr) == (1, "")
     assert words(said) == ALL_OK | {"http": "fail", "websocket": "fail", "relay": "fail"}
     assert "does not answer: the process hangs" in said["http"]
+
+
+async def test_a_name_server_that_hangs_is_given_up_in_time(tmp_path: Path) -> None:
+    server = ChatServer(tmp_path, names_that_hang(tmp_path))
+    began = time.monotonic()
+    ended = await server.command("healthcheck", "--url", "http://chat.example")
+    assert time.monotonic() - began < MOST
+    assert (ended.returncode, ended.stderr) == (1, "")
+    sentence = "fail: The name in http://chat.example is not found in time"
+    assert lines(ended.stdout)["http"].startswith(sentence)
 
 
 async def test_tables_that_somebody_locks_are_given_up_in_time(

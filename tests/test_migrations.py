@@ -16,12 +16,12 @@ import asyncpg
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 
 from chat.errors import Unavailable
 from chat.log import migrations
 from chat.log.database import Database
-from chat.log.migrations import LOCK, standing, upgrade
+from chat.log.migrations import NEWEST, STEPS, standing, upgrade
+from chat.log.migrations.apply import LOCK, Connection
 from tests.storage import LIMIT, change, opened
 
 STARTS = 4
@@ -61,6 +61,8 @@ def test_the_history_is_one_line() -> None:
     directory = steps()
     assert len(directory.get_heads()) == 1
     assert len(directory.get_bases()) == 1
+    # Files are named by their steps.
+    assert [one.revision for one in directory.walk_revisions()] == STEPS[::-1]
 
 
 async def test_a_fresh_database_gets_all_steps(database_url: str) -> None:
@@ -190,7 +192,7 @@ def test_a_closed_connection_keeps_no_lock_though_somebody_holds_its_cursor(tmp_
         connection.close()
         return cursor
 
-    held = begin(migrations.Connection)
+    held = begin(Connection)
     other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None, timeout=0)
     other.execute("BEGIN IMMEDIATE")
     other.execute("ROLLBACK")
@@ -214,20 +216,19 @@ async def test_a_new_file_is_for_its_owner_only_and_an_old_one_keeps_its_mode(
 
 
 async def test_where_the_tables_stand_is_told_and_not_changed(database_url: str) -> None:
-    [newest] = steps().get_heads()
-    assert await standing(database_url) == (None, newest)
-    assert await standing(database_url) == (None, newest)
+    assert await standing(database_url) is None
+    assert await standing(database_url) is None
     await upgrade(database_url, "0001")
-    assert await standing(database_url) == ("0001", newest)
+    assert await standing(database_url) == "0001"
     await upgrade(database_url)
-    assert await standing(database_url) == (newest, newest)
+    assert await standing(database_url) == NEWEST
 
 
 async def test_tables_of_a_newer_program_are_left_alone(database_url: str) -> None:
     await upgrade(database_url)
     async with opened(database_url) as database:
         await change(database, "UPDATE alembic_version SET version_num = 'from-the-future'")
-    with pytest.raises(CommandError):
+    with pytest.raises(Unavailable, match="a newer version of this program"):
         await upgrade(database_url)
     with pytest.raises(Unavailable, match="a newer version of this program"):
         await Database(database_url).open()

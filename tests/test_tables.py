@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from chat.log.migrations import DRIVERS, upgrade
+from chat.log.migrations import upgrade
+from chat.log.migrations.apply import DRIVERS
 from chat.log.tables import members, messages, metadata, rooms, users
 
 AT = 1_000

@@ -8,12 +8,16 @@ their tickers. `chat/__main__.py` collects them; `serve` is there, since it alon
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
+import threading
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from chat.errors import ChatError
 from chat.log.database import Database
@@ -25,7 +29,7 @@ from chat.settings import Settings
 from chat.web.identity import TOKEN_TTL, Identities
 
 DEFAULT_URL = "http://127.0.0.1:8000"  # of a server on this machine, where nobody says otherwise
-
+LEAVE_LIMIT = 0.2  # seconds that a thread may take to end which has nothing to do
 
 # Control and format characters, halves of pairs, and what ends a line.
 HARMFUL = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -50,6 +54,29 @@ def closed_quietly() -> None:
     """Let nothing more be written to standard output, at the end of the program neither."""
     with suppress(OSError):  # where it is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_in_time(work: Coroutine[Any, Any, int]) -> int:
+    """Run what limits its own time; return its exit code.
+
+    Where a thread hangs, as a disk or a name server lets it, the process ends here with that code:
+    Python would wait for it.
+    """
+
+    async def run() -> int:
+        threads = ThreadPoolExecutor(thread_name_prefix="in time")
+        asyncio.get_running_loop().set_default_executor(threads)
+        code = await work
+        sys.stdout.flush()
+        threads.shutdown(wait=False)
+        for one in threading.enumerate():
+            if one.name.startswith("in time"):
+                one.join(LEAVE_LIMIT)
+                if one.is_alive():
+                    os._exit(code)
+        return code
+
+    return asyncio.run(run())
 
 
 def say_where_to_listen(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +120,7 @@ async def _is_there(settings: Settings) -> bool:
     try:
         if settings.on_sqlite and not settings.sqlite_file.exists():
             return False
-        return (await standing(settings.database_url))[0] is not None
+        return await standing(settings.database_url) is not None
     except FAULTS:
         return True  # to open it says what is wrong
 

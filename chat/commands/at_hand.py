@@ -14,7 +14,7 @@ from chat.commands.place import Failing
 from chat.errors import SettingsError, Unavailable
 from chat.log.database import Database
 from chat.log.faults import FAULTS, describe
-from chat.log.migrations import is_newer, standing
+from chat.log.migrations import NEWEST, is_newer, standing
 from chat.log.repository import Repository
 from chat.log.retention import CHECKERS
 from chat.log.users import Users
@@ -25,6 +25,8 @@ from chat.web.identity import Identities
 
 WRITE_LIMIT = 3.0  # seconds; the check has four for everything
 TOKEN_TTL = 60  # seconds
+
+SILENT = "is it overloaded, or does somebody lock its tables?"
 
 
 class Entry(NamedTuple):
@@ -57,7 +59,7 @@ async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
             if not environ.get("CHAT_DATABASE_URL"):
                 return AtHand(False, None)
             raise Failing(f"There is no file {file}: is this the folder that the chat runs in?")
-        current, newest = await standing(settings.database_url)
+        current = await standing(settings.database_url)
     except FAULTS as error:
         raise Failing(
             f"From here it cannot be opened: {describe(error)}. Does it run where"
@@ -67,9 +69,9 @@ async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
         raise Failing(
             f"Its tables are at step {current}, which a newer version made: install that one here."
         )
-    if current != newest:
+    if current != NEWEST:
         raise Failing(
-            f"Its tables are at step {current or 'none'}, not {newest}: the next start of a node"
+            f"Its tables are at step {current or 'none'}, not {NEWEST}: the next start of a node"
             " with this version brings them up to date."
         )
     database = Database(settings.database_url)
@@ -79,7 +81,8 @@ async def at_hand(settings: Settings, environ: Mapping[str, str]) -> AtHand:
         return AtHand(True, await _entry(settings, database))
     except Unavailable as error:
         reason = describe(error.__cause__ or error)
-        raise Failing(f"From here it takes no messages: {reason}.") from error
+        ending = f": {SILENT}" if isinstance(error.__cause__, TimeoutError) else "."
+        raise Failing(f"From here it takes no messages: {reason}{ending}") from error
     finally:
         await database.close()
 

@@ -27,14 +27,14 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from chat import __version__
-from chat.commands import say_where_to_listen
+from chat.commands import run_in_time, say_where_to_listen
 from chat.errors import SettingsError, Unavailable
 from chat.live.redis_backend import connections
 from chat.live.redis_session import reason_of
 from chat.log.database import Database
 from chat.log.durable import unwritable
 from chat.log.faults import FAULTS, describe
-from chat.log.migrations import is_newer, standing
+from chat.log.migrations import NEWEST, is_newer, standing
 from chat.log.repository import Repository
 from chat.log.writer import Writer
 from chat.ops.advice import oddities
@@ -69,10 +69,14 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{'versions':<9}{', '.join(_versions())}")
     for variable, value, origin in (*_told(os.environ), *_listening(options)):
         print(f"{'setting':<9}{variable} = {value}  ({origin})")
-    lines = asyncio.run(_tried(os.environ, options))
-    for word, about, sentence in lines:
-        print(f"{word:<9}{about}: {sentence}")
-    return 1 if any(line.word == "fail" for line in lines) else 0
+
+    async def run() -> int:
+        lines = await _tried(os.environ, options)
+        for word, about, sentence in lines:
+            print(f"{word:<9}{about}: {sentence}")
+        return 1 if any(line.word == "fail" for line in lines) else 0
+
+    return run_in_time(run())
 
 
 # --- What is set
@@ -217,16 +221,16 @@ async def _before_opening(settings: Settings) -> Line | None:
             return Line("ok", "database", "the first start makes it.")
     try:
         async with asyncio.timeout(PATIENCE):
-            current, newest = await standing(settings.database_url)
+            current = await standing(settings.database_url)
     except FAULTS as error:
         return Line("fail", "database", f"it cannot be opened: {describe(error)}.")
     if current is None:
         return Line("ok", "database", "it is empty; the first start makes the tables.")
-    step = f"its tables are at step {current}, not {newest}"
+    step = f"its tables are at step {current}, not {NEWEST}"
     if is_newer(current):
         sentence = f"{step}: a newer version made them, and this one would not start; install that."
         return Line("fail", "database", sentence)
-    if current != newest:
+    if current != NEWEST:
         return Line("warn", "database", f"{step}: the next start brings them up to date.")
     return None
 

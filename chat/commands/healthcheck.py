@@ -11,15 +11,14 @@ import argparse
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
-from chat.commands import DEFAULT_URL, harmless
-from chat.commands.at_hand import AtHand, at_hand
+from chat.commands import DEFAULT_URL, harmless, run_in_time
+from chat.commands.at_hand import SILENT, AtHand, at_hand
 from chat.commands.knock import Knock
 from chat.commands.place import Failing, Place, ask
 from chat.settings import Settings
@@ -30,7 +29,7 @@ STEP_LIMIT, LIMIT = 4.0, 5.0
 READY_LIMIT = 3.0  # seconds for the answer of `/readyz`, which is due within two
 
 NOT_KNOWN = "Not known, as the chat does not tell: see the line http."
-DATABASE_SILENT = "There is no answer from it: is it overloaded, or does somebody lock its tables?"
+DATABASE_SILENT = f"There is no answer from it: {SILENT}"
 # What to do about a reason that `/readyz` gives.
 AWAY = "Does it run where CHAT_DATABASE_URL says?"
 DATABASE_ADVICE = {
@@ -83,16 +82,11 @@ def _healthcheck(options: argparse.Namespace) -> int:
     proxy = Place.of(options.proxy_url) if options.proxy_url else None
 
     async def run() -> int:
-        findings, hangs = await _findings(settings, place, proxy)
-        code = 0 if all(one.ok for one in findings) else 1
+        findings = await _findings(settings, place, proxy)
         _print(findings, options.json)
-        if hangs:
-            # In a thread, most likely: a disk, a name server. Python would wait for it.
-            sys.stdout.flush()
-            os._exit(code)
-        return code
+        return 0 if all(one.ok for one in findings) else 1
 
-    return asyncio.run(run())
+    return run_in_time(run())
 
 
 def _print(findings: list[Finding], as_json: bool) -> None:
@@ -112,10 +106,8 @@ def _word(ok: bool) -> str:
     return "ok" if ok else "fail"
 
 
-async def _findings(
-    settings: Settings, place: Place, proxy: Place | None
-) -> tuple[list[Finding], bool]:
-    """Return what was found, in the order to be told, and whether something hangs still."""
+async def _findings(settings: Settings, place: Place, proxy: Place | None) -> list[Finding]:
+    """Return what was found, in the order to be told."""
     ready = asyncio.create_task(_ready(place))
     own = asyncio.create_task(at_hand(settings, os.environ))
     knock = Knock(place, "http")
@@ -138,7 +130,7 @@ async def _findings(
     return [
         Finding(name, False, LIMIT * 1000, question.silence()) if task in hanging else task.result()
         for (name, question), task in zip(questions.items(), tasks, strict=True)
-    ], bool(hanging)
+    ]
 
 
 async def _timed(name: str, question: Question) -> Finding:

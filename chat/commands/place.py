@@ -70,6 +70,7 @@ class Place:
         try:
             parts = urlsplit(url)
             port = parts.port or PORTS[parts.scheme]
+            (parts.hostname or "").encode("idna")  # as a name is looked up
         except (ValueError, KeyError):
             port = 0
         if not port or not parts.hostname:
@@ -177,14 +178,17 @@ def _distrust(error: ssl.SSLError) -> str:
 
 async def _exchange(place: Place, path: str) -> tuple[int, str, bytes]:
     """Return the status, the header Location and the body."""
+    silence = f"The name in {place.url} is not found in time: does the name server answer?"
     try:
         async with asyncio.timeout(CONNECT_LIMIT):
+            await asyncio.get_running_loop().getaddrinfo(*place.at, type=socket.SOCK_STREAM)
+            silence = (
+                f"{place.who} does not take the connection: does a firewall drop it, or is the"
+                " process too busy for another one?"
+            )
             reader, writer = await asyncio.open_connection(*place.at)
     except TimeoutError as error:
-        raise Failing(
-            f"{place.who} does not take the connection: does a firewall drop it, or is the process"
-            " too busy for another one?"
-        ) from error
+        raise Failing(silence) from error
     try:
         if place.secure:
             name = urlsplit(f"//{place.host}").hostname

@@ -19,7 +19,6 @@ from urllib.parse import quote
 
 import asyncpg
 import databases
-from alembic.util import CommandError
 from databases.core import Connection
 
 from chat.errors import Unavailable
@@ -105,10 +104,6 @@ class Database:
                 self._reader = await Connection(self._reads, self._reads._backend).__aenter__()
         except FAULTS as error:
             raise Unavailable(f"The database cannot be opened: {describe(error)}.") from error
-        except CommandError as error:
-            raise Unavailable(
-                "The database cannot be opened: a newer version of this program made its tables."
-            ) from error
 
     async def close(self) -> None:
         """Close all connections, within twice CLOSE_LIMIT: who hangs is not waited for."""

@@ -16,6 +16,7 @@ from typing import Any
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter as SharedWindow
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from chat.errors import RateLimited
@@ -38,15 +39,19 @@ class Limits:
         self._relay_lost = relay_lost
         # By what is limited.
         self._local: dict[str, Windows] = {}
-        self._storage: RedisStorage | None = None
+        self._pool: ConnectionPool | None = None
         self._shared: SharedWindow | None = None
         if settings.relay_url != "memory://":
-            self._storage = RedisStorage(
-                f"async+{settings.relay_url}",
+            # Read as the relay reads it: `limits` by itself wants a port in an address.
+            self._pool = ConnectionPool.from_url(settings.relay_url)
+            options: dict[str, Any] = {"connection_pool": self._pool}
+            storage = RedisStorage(
+                "async+redis://",
                 implementation="redispy",
                 key_prefix=f"{prefix}.limit",
+                **options,
             )
-            self._shared = SharedWindow(self._storage)
+            self._shared = SharedWindow(storage)
 
     async def take(self, rate: RateLimitItem | None, what: str, who: str) -> None:
         """Count one use over all nodes; raise RateLimited where it is one too many."""
@@ -78,9 +83,8 @@ class Limits:
             raise _refusal(rate, wait)
 
     async def close(self) -> None:
-        if self._storage is not None:
-            bridge: Any = self._storage.bridge
-            await bridge.get_connection().aclose()
+        if self._pool is not None:
+            await self._pool.aclose()
 
 
 def _rate(text: str | None) -> RateLimitItem | None:

@@ -169,6 +169,7 @@ async def test_with_the_network_off_and_on_all_arrives_once_and_in_order(
     maria, pedro = await enter(server, a_name(), room), await enter(server, a_name(), room)
     await say(maria, "before")
     await expect(said(pedro, "before")).to_be_visible()
+    await expect(maria.get_by_role("log").get_by_text("Sending…")).to_have_count(0)
 
     await maria.context.set_offline(True)
     await expect(maria.get_by_role("status")).to_have_text("Offline")

@@ -17,7 +17,7 @@ from tests.servers import PostgresServer, RedisServer
 
 # Seconds for one variant, and how long the checker hopes for it to get well.
 LIMIT = 60
-PATIENCE = Patience(recovery=4, drain=2)
+PATIENCE = Patience(recovery=3, drain=1)
 
 # What each variant needs to show, and what must be found then. One of the kinds is enough.
 CUT_A: Step = (Fault("node a", "cut", 0.3),)
