@@ -11,7 +11,18 @@ import pytest
 from chat.clock import now
 from chat.log.redactions import MARGIN
 from tests.conftest import ChatServerFactory
-from tests.people import NO_LIMITS, Member, a_name, a_room, direct_room, execute, guest, site, whose
+from tests.people import (
+    NO_LIMITS,
+    Member,
+    a_name,
+    a_room,
+    direct_room,
+    execute,
+    guest,
+    site,
+    until,
+    whose,
+)
 from tests.servers import ChatServer
 
 pytest_plugins = ["tests.houses"]
@@ -138,6 +149,12 @@ async def test_the_rooms_are_listed_the_latest_first(house: ChatServer) -> None:
         await maria.post(rooms[1], "three")
         await maria.post(rooms[2], "four", receiver_id=juan.id)
     line = re.compile(r" *(\d+) messages from (\d+) +newest (20\S+Z|-{24}) +(\d+) members  (\S+)\n")
+
+    async def all_are_counted() -> bool:
+        said = await house.says("rooms")
+        return f" 2 members  {rooms[0]}\n" in said and f" 1 members  {rooms[3]}\n" in said
+
+    await until(all_are_counted)  # who was where is stored a little later
     found = {}
     lines = (await house.says("rooms")).splitlines(keepends=True)
     for place, text in enumerate(lines):
