@@ -32,6 +32,8 @@ def test_what_fits_together_needs_no_word() -> None:
     assert advice(CHAT_SIGN_IN="off", CHAT_LOGIN_URL="https://www.example.org/") == []
     assert advice(CHAT_RELAY_URL="rediss://redis.internal") == []
     assert advice(CHAT_RELAY_URL="redis://:secret@redis.internal") == []
+    for own in ("redis://localhost", "redis://[::1]:6379", "redis://", "redis:///2"):
+        assert advice(CHAT_RELAY_URL=own) == []
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8000", "[::]:8000", "10.1.2.3:8000"])

@@ -50,6 +50,10 @@ def test_each_fault_is_of_its_kind(cause: Exception, lost: bool, to_blame: bool)
         (sqlite3.DatabaseError("file is not a database"), "file is not a database"),
         (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
         (OSError("Multiple exceptions: 10.0.0.1:5432"), "it cannot be reached"),
+        (
+            ConnectionError('PostgreSQL server at "db" rejected SSL upgrade'),
+            "it speaks no TLS, which ssl= asks for",
+        ),
         (asyncpg.ReadOnlySQLTransactionError("x"), "it is read-only: a replica, or set so?"),
         (asyncpg.UndefinedTableError("table x"), "tables of the chat are missing in it"),
         (asyncpg.UndefinedColumnError("column x"), "its tables are not those of this version"),

@@ -240,6 +240,8 @@ async def test_the_drivers_own_error_is_raised(postgres_url: str, tmp_path: Path
     parts = urlsplit(postgres_url)
     with pytest.raises(OSError):
         await upgrade(f"postgresql://127.0.0.1:1{parts.path}")
+    with pytest.raises(ConnectionError, match="rejected SSL"):  # as log/faults.py knows it
+        await upgrade(f"{postgres_url}?ssl=require")
     (tmp_path / "file").write_text("This is no database, and longer than a header.\n" * 100)
     with pytest.raises(sqlite3.DatabaseError):
         await upgrade(f"sqlite:///{tmp_path}/file")

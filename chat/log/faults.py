@@ -101,6 +101,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, sqlite3.Error):
         return str(error)
     if isinstance(error, OSError):
+        if "rejected SSL" in str(error):  # asyncpg has no class for it
+            return "it speaks no TLS, which ssl= asks for"
         # In other errors' `strerror`, asyncio writes addresses.
         worded = isinstance(error, socket.gaierror | ssl.SSLError)
         words = error.strerror if worded else error.errno and os.strerror(error.errno)

@@ -15,6 +15,8 @@ from chat.ops.config import host_and_port
 from chat.settings import MIN_SECRET, Settings
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+# The same in a URL; where it names no host, this machine is meant.
+OWN = (None, "localhost", "127.0.0.1", "::1")
 # Who listens there can be asked as 127.0.0.1.
 HERE = ("localhost", "127.0.0.1", "0.0.0.0", "::")
 # What a socket, its files and its share of the rest take; below it the system refuses new ones.
@@ -93,7 +95,7 @@ def _others(settings: Settings) -> Iterator[str]:
             "CHAT_RELAY_URL is memory:// beside PostgreSQL: a second node would hear of messages "
             "half a second late, and nothing of who is there; give it a redis:// address."
         )
-    if relay.scheme == "redis" and relay.password is None and (relay.hostname or "") not in LOCAL:
+    if relay.scheme == "redis" and relay.password is None and relay.hostname not in OWN:
         yield (
             f"CHAT_RELAY_URL has no password, and {relay.hostname} is another machine: whoever "
             "reaches that Redis can read along; set a password there, and rediss:// if you can."
