@@ -11,7 +11,7 @@ WORKERS ?= 1
 MINUTES = 30
 
 # Test files that run side by side. They wait more than they work: more than there are cores.
-JOBS = 3
+JOBS = 4
 
 ALL = --numprocesses $(JOBS) --dist loadfile
 
