@@ -21,7 +21,7 @@ from chat.errors import Unavailable
 from chat.log import migrations
 from chat.log.database import Database
 from chat.log.migrations import NEWEST, STEPS, standing, upgrade
-from chat.log.migrations.apply import LOCK, Connection
+from chat.log.migrations.apply import LOCK, Connection, apply
 from tests.storage import LIMIT, change, opened
 
 STARTS = 4
@@ -230,6 +230,9 @@ async def test_tables_of_a_newer_program_are_left_alone(database_url: str) -> No
         await change(database, "UPDATE alembic_version SET version_num = 'from-the-future'")
     with pytest.raises(Unavailable, match="a newer version of this program"):
         await upgrade(database_url)
+    # Where that happened after we looked.
+    with pytest.raises(Unavailable, match="a newer version of this program"):
+        await apply(database_url, NEWEST)
     with pytest.raises(Unavailable, match="a newer version of this program"):
         await Database(database_url).open()
 
